@@ -1,0 +1,181 @@
+"""What watches a fit: its history, its checkpoints, its progress on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .errors import DataError
+from .module import Row, TransferModule
+
+log = logging.getLogger(__name__)
+
+ORACLE = "test/accuracy"
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, then renames it: no kill and no full disk leaves half a file.
+
+    Lightning's own goes through the temporary folder and a move, which is not atomic across file systems.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            with part.open("wb") as stream:
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise DataError(f"cannot write checkpoint {path}: {error.strerror}; the previous one is kept") from error
+
+
+def checkpoints(folder: Path, criteria: Mapping[str, str]) -> list[Callback]:
+    """One checkpoint of the best weights per criterion, and `last`, which a killed run resumes from.
+
+    Args:
+        criteria: name -> logged score, higher is better.
+    """
+    common: dict[str, Any] = {
+        "dirpath": folder,
+        "save_on_train_epoch_end": True,
+        "enable_version_counter": False,
+        "auto_insert_metric_name": False,
+    }
+    picks = [
+        ModelCheckpoint(filename=name, monitor=score, mode="max", save_weights_only=True, **common)
+        for name, score in criteria.items()
+    ]
+    # Last in the list: it stores the states of the others.
+    return [*picks, ModelCheckpoint(filename="last", monitor=None, save_top_k=1, **common)]
+
+
+class History(Callback):
+    """One row of losses and scores per epoch, and the time it took; part of every checkpoint."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.train_seconds = self.seconds = 0.0
+        self.samples = 0
+        self.started = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "train_seconds": self.train_seconds,
+            "seconds": self.seconds,
+            "samples": self.samples,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.__dict__.update(state_dict)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.samples += sum(len(b) for b in batch.values())
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.train_seconds += time.perf_counter() - self.started
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, TransferModule)
+        scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("val/", "test/"))}
+        losses = {f"loss/{k}": v for k, v in pl_module.mean_losses().items()}
+        self.rows.append({"epoch": trainer.current_epoch + 1, **losses, **scores})
+        self.seconds += time.perf_counter() - self.started
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """Rows as CSV; columns in order of first appearance."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+class Display(Callback):
+    """A progress bar on a terminal, a line per epoch elsewhere."""
+
+    def __init__(self, stage: str, console: Console) -> None:
+        self.stage, self.console = stage, console
+        self.bar: Progress | None = None
+        self.task: Any = None
+        self.shown = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, TransferModule)
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[state]}"),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.bar.start()
+            total = pl_module.epochs * pl_module.steps
+            done = trainer.current_epoch * pl_module.steps
+            self.task = self.bar.add_task(self.stage, total=total, completed=done, state="")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        now = time.perf_counter()
+        # Ten times a second is enough to look at, and reading the losses makes a GPU wait.
+        if self.bar is None or now - self.shown < 0.1:
+            return
+        self.shown = now
+        losses = "  ".join(f"{k} {v:.3f}" for k, v in pl_module.mean_losses().items())
+        self.bar.update(
+            self.task,
+            completed=trainer.current_epoch * pl_module.steps + batch_idx + 1,
+            state=f"epoch {trainer.current_epoch + 1}/{pl_module.epochs}  {self._speed(trainer)}  {losses}",
+        )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, TransferModule)
+        losses = "  ".join(f"{k} {v:.3f}" for k, v in pl_module.mean_losses().items())
+        scores = "  ".join(
+            f"{k.removeprefix('val/')} {float(v):.3f}"
+            for k, v in trainer.callback_metrics.items()
+            if k.startswith("val/")
+        )
+        log.info(
+            "%s  epoch %d/%d  %s  losses: %s  validators: %s",
+            *(self.stage, trainer.current_epoch + 1, pl_module.epochs, self._speed(trainer), losses, scores),
+        )
+
+    def _speed(self, trainer: pl.Trainer) -> str:
+        history = next(c for c in trainer.callbacks if isinstance(c, History))  # type: ignore[attr-defined]
+        running = history.train_seconds or time.perf_counter() - history.started
+        return f"{history.samples / max(running, 1e-9):.0f} samples/s"
+
+    def stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.stop()

@@ -1,0 +1,1 @@
+"""`tlrun COMMAND`: one file each, imported only when asked for."""

@@ -1,0 +1,81 @@
+"""`tlrun list [GROUP]`: what can be chosen, without importing any of it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import rich
+import yaml
+from rich.table import Table
+
+from ..errors import UserError, nearest
+
+PACKAGE = Path(__file__).parent.parent
+
+
+def groups(folders: list[Path]) -> dict[str, dict[str, Path]]:
+    """Config groups, each with its options and their files; earlier folders win."""
+    found: dict[str, dict[str, Path]] = {}
+    for folder in folders:
+        for file in sorted(folder.rglob("*.yaml")):
+            name = file.relative_to(folder).with_suffix("").as_posix()
+            group, _, option = name.partition("/")
+            if "optim/schedule/" in name:
+                group, option = "optim/schedule", file.stem
+            if option and not file.stem.startswith("_"):
+                found.setdefault(group, {}).setdefault(option, file)
+    return dict(sorted(found.items()))
+
+
+def describe(file: Path) -> tuple[str, str]:
+    """One line on a config, and the citation, from its first comment or its class's docstring."""
+    text = file.read_text(encoding="utf-8")
+    target = re.search(r"^_target_: *([\w.]+)", text, re.MULTILINE)
+    comment = re.match(r"# (?!@)(.+)", text)
+    if comment:
+        return comment[1], ""
+    if target is None:
+        return "", ""
+    # `a.b.C` is found in the user's folder or in this package, never imported.
+    module, _, name = target[1].rpartition(".")
+    relative = Path(*module.split(".")[1:]).with_suffix(".py")
+    roots = [PACKAGE / relative] if module.startswith("tl_runner.") else [Path(*module.split(".")).with_suffix(".py")]
+    for path in roots:
+        if path.is_file():
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+                    paragraphs = (ast.get_docstring(node) or "").split("\n\n")
+                    cited = " ".join(paragraphs[1].split()) if len(paragraphs) > 1 else ""
+                    return " ".join(paragraphs[0].split()), cited if re.search(r"\d{4}", cited) else ""
+    return "", ""
+
+
+def main(arguments: list[str], folders: list[Path]) -> None:
+    """Print one group's options, or all groups.
+
+    Raises:
+        UserError: for an unknown group.
+    """
+    if arguments in (["-h"], ["--help"]) or len(arguments) > 1:
+        print("usage: tlrun list [GROUP]    GROUP: method(s), model(s), data, experiment(s), ...")
+        sys.exit(0 if len(arguments) == 1 else 2)
+    found = groups(folders)
+    if not arguments:
+        table = Table("group", "options", title="tlrun GROUP=OPTION ...", title_justify="left")
+        for group, options in found.items():
+            table.add_row(group, ", ".join(options))
+        rich.print(table)
+        return
+    wanted = arguments[0]
+    group = next((g for g in (wanted, wanted.removesuffix("s"), wanted + "s") if g in found), None)
+    if group is None:
+        raise UserError(f"tlrun list: no group '{wanted}'{nearest(wanted, found)}")
+    described = {option: describe(file) for option, file in found[group].items()}
+    cited = any(source for _, source in described.values())
+    table = Table(group, "what it is", *(["source"] if cited else []), show_lines=cited)
+    for option, (line, source) in described.items():
+        table.add_row(option, line, *([source] if cited else []))
+    rich.print(table)

@@ -1,0 +1,291 @@
+"""Domains become roles: who is labelled, who is tested, and who knows which label."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import DataError, UserError
+from ..types import Count, DataInfo, Fraction, Natural
+from .folders import Folders, Lists
+from .loader import Rows, generator
+from .samples import Reader, Samples, unify_classes
+from .store import FileStore, Store, cached_pixels
+
+log = logging.getLogger(__name__)
+
+Array = npt.NDArray[np.int64]
+
+
+@dataclass
+class Prepared:
+    """Data ready to train on.
+
+    Attributes:
+        roles: `source`, `target`, `labeled`, those that have rows. The target's labels are hidden.
+        evaluation: `source_val`, `labeled_val`, `target`; the target's labels are hidden here too.
+        truth: labels of `target`'s rows, for metrics alone; None if the data has none.
+        info: for models and methods, but for the sample shape that the model sees.
+        contents: fingerprint of what each store holds, by its id.
+        fingerprint: of all of it.
+    """
+
+    roles: dict[str, Rows]
+    evaluation: dict[str, Rows]
+    truth: Tensor | None
+    info: DataInfo
+    contents: dict[int, str] = field(default_factory=dict)
+    fingerprint: str = ""
+
+
+class DomainData:
+    """A data set made of domains.
+
+    Args:
+        reader: finds the samples of a domain by its name.
+        source: the labelled domain, or several; None: only target data.
+        target: the domain to adapt to, or several; None: only source data.
+        protocol: `transductive` adapts to all target images, unlabelled, and tests on them, as papers do;
+            `split` adapts to the target's train split and tests on its test split (its own, or a random
+            share `target_test`).
+        target_test: share of the target that `split` holds out if the data has no test split.
+        labeled_per_class: target samples per class whose labels may be used, or `all`; they are neither in
+            the unlabelled role nor in the test.
+        source_val: share of the source held out, per class, to validate on, if the data has no split for it.
+        label_set: how class names must match: `closed`, `partial`, `shared`.
+        flip: probability with which augmentation may mirror an image; 0 where a mirror image is another class.
+        channels: 3, or 1 for grey.
+        resize: side of the stored images.
+        cache: decode every image once into a map in `cache_dir`; False decodes at every step.
+        cache_dir: where maps lie, shared by all runs.
+        on_corrupt: what an unreadable image is: an `error`, or something to `skip`.
+        workers: threads that prepare batches ahead; 0: none.
+        seed: of held-out rows and labelled samples.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        source: str | Sequence[str] | None,
+        target: str | Sequence[str] | None,
+        protocol: Literal["transductive", "split"] = "transductive",
+        target_test: Fraction = 0.3,
+        labeled_per_class: Natural | Literal["all"] = 0,
+        source_val: Fraction = 0.1,
+        label_set: Literal["closed", "partial", "shared"] = "closed",
+        flip: Fraction = 0.5,
+        channels: Literal[1, 3] = 3,
+        resize: Count | None = None,
+        cache: bool = True,
+        cache_dir: str = ".cache",
+        on_corrupt: Literal["error", "skip"] = "error",
+        workers: Natural = 1,
+        seed: int = 0,
+    ) -> None:
+        self.reader = reader
+        self.source, self.target = _names(source), _names(target)
+        self.protocol, self.target_test = protocol, target_test
+        self.labeled_per_class, self.source_val = labeled_per_class, source_val
+        self.label_set, self.flip, self.channels, self.resize = label_set, flip, channels, resize
+        self.cache, self.cache_dir, self.on_corrupt = cache, Path(cache_dir).expanduser(), on_corrupt
+        self.workers, self.seed = workers, seed
+        if not self.source and not self.target:
+            raise UserError("data.source and data.target are both empty; name at least one domain")
+        if both := set(self.source) & set(self.target):
+            raise UserError(f"domain '{both.pop()}' is both source and target")
+
+    def prepare(self) -> Prepared:
+        """Read, check, decode (once) and divide.
+
+        Raises:
+            DataError: for anything wrong with the files.
+        """
+        names = [*self.source, *self.target]
+        domains = {name: self.reader.read(name) for name in names}
+        classes = unify_classes(domains, self.source, self.label_set)
+        prints: dict[str, str] = {}
+        stores: dict[str, Store] = {}
+        pool = ThreadPoolExecutor(os.cpu_count())
+        for name in names:
+            samples, stores[name] = self._open(domains[name], pool)
+            prints[name] = hashlib.sha256(
+                f"{samples.fingerprint()} {self.resize} {self.channels}".encode()
+            ).hexdigest()
+            domains[name] = samples
+        return self._divide(domains, classes, stores, prints)
+
+    def _open(self, samples: Samples, pool: ThreadPoolExecutor) -> tuple[Samples, Store]:
+        if self.cache or samples.files is None:
+            folder = self.cache_dir / "pixels"
+            return cached_pixels(samples, self.resize, self.channels, folder, self.on_corrupt, pool)
+        if self.resize is None:
+            raise DataError("model.resize: say at which size images are decoded (a side in pixels)")
+        return samples, FileStore(samples.files, self.resize, self.channels, pool)
+
+    def _divide(
+        self, domains: dict[str, Samples], classes: tuple[str, ...], stores: dict[str, Store], prints: dict[str, str]
+    ) -> Prepared:
+        sets: dict[str, list[tuple[str, Array]]] = {}
+        labels = {name: s.labels_in(classes) for name, s in domains.items()}
+        for name, samples in domains.items():
+            if samples.classes and (dropped := int((labels[name] < 0).sum())):
+                log.warning("domain '%s': %d samples of classes not shared are left out", name, dropped)
+
+        def put(name: str, domain: str, rows: Array) -> None:
+            if len(rows):
+                sets.setdefault(name, []).append((domain, rows))
+
+        for name in self.source:
+            train, held = self._source_rows(domains[name], labels[name])
+            put("source", name, train)
+            put("source_val", name, held)
+        for name in self.target:
+            train, val, test = self._target_rows(domains[name], labels[name])
+            known = self._labeled(name, labels[name], train, classes)
+            if not len(known):
+                val = known
+            put("labeled", name, known)
+            put("labeled_val", name, val)
+            put("target", name, np.setdiff1d(train, known))
+            put("target_test", name, np.setdiff1d(test, np.concatenate([known, val])))
+
+        def rows(name: str) -> Rows:
+            parts = sets[name]
+            return Rows(
+                [stores[domain] for domain, _ in parts],
+                torch.cat([torch.full((len(r),), i) for i, (_, r) in enumerate(parts)]),
+                torch.from_numpy(np.concatenate([r for _, r in parts])),
+                torch.from_numpy(np.concatenate([labels[domain][r] for domain, r in parts])),
+                tuple(domain for domain, _ in parts),
+            )
+
+        roles = {role: rows(role) for role in ("source", "labeled") if role in sets}
+        if "target" in sets:
+            roles["target"] = rows("target").hidden()
+        evaluation = {name: rows(name) for name in ("source_val", "labeled_val") if name in sets}
+        truth = None
+        if "target_test" in sets:
+            test = rows("target_test")
+            truth = test.y if bool((test.y >= 0).all()) else None
+            evaluation["target"] = test.hidden()
+        info = DataInfo(
+            classes,
+            next(iter(stores.values())).shape,
+            {role: len(r) for role, r in roles.items()},
+            {role: r.names for role, r in roles.items()},
+        )
+        contents = {id(stores[name]): print_ for name, print_ in prints.items()}
+        whole = hashlib.sha256(repr(sorted(prints.items())).encode()).hexdigest()
+        return Prepared(roles, evaluation, truth, info, contents, whole)
+
+    def _source_rows(self, samples: Samples, y: Array) -> tuple[Array, Array]:
+        usable = y >= 0
+        if samples.split is not None:
+            held_out = "val" if (samples.split == "val").any() else "test"
+            if (samples.split == held_out).any() and (samples.split == "train").any():
+                return (
+                    np.flatnonzero(usable & (samples.split == "train")),
+                    np.flatnonzero(usable & (samples.split == held_out)),
+                )
+        held = np.zeros(len(y), dtype=bool)
+        for k in np.unique(y[usable]):
+            rows = np.flatnonzero(y == k)
+            g = generator(self.seed, "source_val", samples.domain, int(k))
+            held[rows[torch.randperm(len(rows), generator=g).numpy()[: round(self.source_val * len(rows))]]] = True
+        return np.flatnonzero(usable & ~held), np.flatnonzero(held)
+
+    def _target_rows(
+        self, samples: Samples, y: Array
+    ) -> tuple[Array, Array, Array]:
+        # An unlabelled target is all of it; a labelled one loses the classes that `shared` drops.
+        usable = (y >= 0) if samples.classes else np.ones(len(y), dtype=bool)
+        if self.protocol == "transductive":
+            rows = np.flatnonzero(usable)
+            return rows, rows[:0], rows
+        if samples.split is not None and (samples.split == "test").any():
+            train, val, test = (np.flatnonzero(usable & (samples.split == s)) for s in ("train", "val", "test"))
+            return train, val, test
+        # Never by class: the split must not know target labels.
+        order = torch.randperm(len(y), generator=generator(self.seed, "target_test", samples.domain)).numpy()
+        test = np.zeros(len(y), dtype=bool)
+        test[order[: round(self.target_test * len(y))]] = True
+        return np.flatnonzero(usable & ~test), np.array([], dtype=np.int64), np.flatnonzero(usable & test)
+
+    def _labeled(self, name: str, y: Array, train: Array, classes: tuple[str, ...]) -> Array:
+        wanted = self.labeled_per_class
+        if wanted == 0:
+            return train[:0]
+        if (y[train] < 0).all():
+            raise DataError(f"data.labeled_per_class={wanted}: domain '{name}' has no labels")
+        if wanted == "all":
+            if self.protocol == "transductive":
+                raise DataError(
+                    "data.labeled_per_class=all leaves nothing to test on under data.protocol=transductive; "
+                    "set data.protocol=split"
+                )
+            return train
+        picked = []
+        for k in range(len(classes)):
+            rows = train[y[train] == k]
+            if not len(rows) and self.label_set == "partial":
+                continue
+            if len(rows) < wanted:
+                raise DataError(
+                    f"data.labeled_per_class={wanted}: domain '{name}' has {len(rows)} training samples of "
+                    f"class '{classes[k]}'"
+                )
+            g = generator(self.seed, "labeled", name, k)
+            picked.append(rows[torch.randperm(len(rows), generator=g).numpy()[:wanted]])
+        return np.sort(np.concatenate(picked))
+
+
+def _names(value: str | Sequence[str] | None) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
+class FolderData(DomainData):
+    """A data set in folders.
+
+    Args:
+        root, layout, source_url: as for `Folders`.
+        options: as for `DomainData`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        layout: str | dict[str, str] = "{domain}/{class}/*",
+        source_url: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(Folders(root, layout, source_url), **options)
+
+
+class ListData(DomainData):
+    """A data set in list files or tables.
+
+    Args:
+        root, files, class_from, source_url: as for `Lists`.
+        options: as for `DomainData`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        files: str | list[str],
+        class_from: Literal["label", "folder"] = "label",
+        source_url: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(Lists(root, files, class_from, source_url), **options)

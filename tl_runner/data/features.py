@@ -1,0 +1,71 @@
+"""Features of a frozen backbone, computed once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .augment import Augment
+from .loader import EvalLoader, Rows
+from .store import ArrayStore, build_map
+
+
+def fingerprint(backbone: nn.Module) -> str:
+    """Of the network's structure and weights."""
+    digest = hashlib.sha256(str(backbone).encode())
+    for name, tensor in sorted({**dict(backbone.named_buffers()), **dict(backbone.named_parameters())}.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def cached_features(
+    rows: Mapping[str, Rows],
+    contents: Mapping[int, str],
+    backbone: nn.Module,
+    augment: Augment,
+    folder: Path,
+    device: torch.device,
+    batch_size: int = 64,
+) -> dict[str, Rows]:
+    """The same rows as (N, D) features of the central view.
+
+    Whole domains are computed, so that every pair of domains, split and label count shares them.
+
+    Args:
+        rows: of roles and evaluation sets.
+        contents: for each store, by id, a fingerprint of what it holds.
+        backbone: frozen; runs in eval mode and float32.
+        folder: where the maps lie.
+    """
+    view = augment.center()
+    network = fingerprint(backbone)
+    backbone = backbone.to(device).eval()
+    stores: dict[int, ArrayStore] = {}
+    for r in rows.values():
+        for name, store in zip(r.names, r.stores, strict=True):
+            if id(store) not in contents or id(store) in stores:
+                continue
+            total = int(store.data.shape[0]) if isinstance(store, ArrayStore) else len(store.files)  # type: ignore[attr-defined]
+            whole = Rows([store], torch.zeros(total, dtype=torch.long), torch.arange(total), torch.zeros(total), (name,))
+            about = hashlib.sha256(f"{network} {contents[id(store)]} {view.size}".encode()).hexdigest()[:20]
+            path = folder / f"{name}-{about}.npy"
+
+            def fill(first: int, last: int, whole: Rows = whole) -> np.ndarray[Any, Any]:
+                part = replace(whole, index=torch.arange(first, last))
+                with torch.inference_mode():
+                    loader = EvalLoader(part, batch_size, view, device)
+                    return torch.cat([backbone(b.x).float().cpu() for b in loader]).numpy()
+
+            if not path.exists():
+                build_map(path, (total, int(backbone.num_features)), np.float32, fill, f"features of {name}")  # type: ignore[arg-type]
+            # Small enough for memory, and gathered at every step.
+            stores[id(store)] = ArrayStore(torch.from_numpy(np.load(path)))
+    return {role: replace(r, stores=[stores[id(s)] for s in r.stores]) for role, r in rows.items()}

@@ -1,0 +1,173 @@
+"""Batches by row number: the order is a pure function of (seed, stage, role, epoch)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..types import HIDDEN, Batch
+from .augment import Augment
+from .store import ArrayStore, Store
+
+
+def key(*parts: object) -> int:
+    """A seed that depends on every part, and on nothing else."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def generator(*parts: object) -> torch.Generator:
+    return torch.Generator().manual_seed(key(*parts))
+
+
+@dataclass
+class Rows:
+    """The samples of one role or evaluation set.
+
+    Attributes:
+        stores: of the domains involved.
+        domain: (N,) index into `stores`. index: (N,) row in that store.
+        y: (N,) labels; `HIDDEN` throughout where the training code may not know them.
+        names: of the domains, in order.
+    """
+
+    stores: list[Store]
+    domain: Tensor
+    index: Tensor
+    y: Tensor
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def gather(self, row: Tensor) -> Tensor:
+        """The samples at `row`, in that order."""
+        if len(self.stores) == 1:
+            return self.stores[0].rows(self.index[row])
+        domain, index = self.domain[row], self.index[row]
+        out: Tensor | None = None
+        for number, store in enumerate(self.stores):
+            mask = domain == number
+            if mask.any():
+                part = store.rows(index[mask])
+                if out is None:
+                    out = part.new_empty((len(row), *part.shape[1:]))
+                out[mask.to(out.device)] = part
+        assert out is not None
+        return out
+
+    def hidden(self) -> Rows:
+        """The same rows without their labels."""
+        return replace(self, y=torch.full_like(self.y, HIDDEN))
+
+    def batch(self, row: Tensor, views: tuple[Tensor, ...]) -> Batch:
+        return Batch(views, self.y[row], self.domain[row], row)
+
+
+def order(size: int, count: int, *parts: object) -> Tensor:
+    """`count` row numbers below `size`: whole random permutations, one after another."""
+    g = generator(*parts)
+    rounds = -(-count // size)
+    return torch.cat([torch.randperm(size, generator=g) for _ in range(rounds)])[:count]
+
+
+class StageLoader:
+    """Training batches of one stage: each item maps roles to batches.
+
+    Args:
+        roles: what to read.
+        batch_size: per role.
+        steps: items per epoch.
+        augment: how views are drawn.
+        seed: of order and augmentation. stage: name of the stage.
+        epoch: tells the current epoch; asked when an epoch's first batch is made.
+        workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
+        device: where batches are made.
+    """
+
+    def __init__(
+        self,
+        roles: Mapping[str, Rows],
+        batch_size: Mapping[str, int],
+        steps: int,
+        augment: Augment,
+        seed: int,
+        stage: str,
+        epoch: Callable[[], int],
+        workers: int,
+        device: torch.device,
+    ) -> None:
+        self.roles, self.batch_size, self.steps, self.augment = roles, batch_size, steps, augment
+        self.seed, self.stage, self.epoch = seed, stage, epoch
+        self.workers, self.device = workers, device
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[dict[str, Batch]]:
+        epoch = self.epoch()
+        orders = {
+            role: order(len(rows), self.steps * self.batch_size[role], self.seed, self.stage, role, epoch)
+            for role, rows in self.roles.items()
+        }
+
+        def make(step: int) -> dict[str, Batch]:
+            batches = {}
+            for role, rows in self.roles.items():
+                n = self.batch_size[role]
+                row = orders[role][step * n : (step + 1) * n]
+                g = generator(self.seed, self.stage, role, epoch, step, "views")
+                batches[role] = rows.batch(row, self.augment(rows.gather(row).to(self.device), g))
+            return {role: b.to(self.device, non_blocking=True) for role, b in batches.items()}
+
+        if not self.workers:
+            yield from map(make, range(self.steps))
+            return
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="batches") as pool:
+            ahead: deque[Future[dict[str, Batch]]] = deque()
+            for step in range(self.steps):
+                while len(ahead) < self.workers + 1 and step + len(ahead) < self.steps:
+                    ahead.append(pool.submit(make, step + len(ahead)))
+                yield ahead.popleft().result()
+
+
+class EvalLoader:
+    """Every row once, in order, unaugmented.
+
+    Args:
+        rows: what to read. batch_size: rows per batch. augment: its central view is shown.
+        device: where batches are made. limit: at most so many rows; None: all.
+    """
+
+    def __init__(
+        self, rows: Rows, batch_size: int, augment: Augment, device: torch.device, limit: int | None = None
+    ) -> None:
+        self.rows, self.batch_size, self.augment, self.device = rows, batch_size, augment.center(), device
+        self.count = len(rows) if limit is None else min(limit, len(rows))
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        g = torch.Generator()
+        for row in torch.arange(self.count).split(self.batch_size):
+            yield self.rows.batch(row, self.augment(self.rows.gather(row).to(self.device), g)).to(self.device)
+
+
+def on_device(rows: Mapping[str, Rows], device: torch.device) -> dict[str, Rows]:
+    """Rows whose mapped arrays live on a GPU, if they fit in half of what is free there."""
+    if device.type != "cuda":
+        return dict(rows)
+    stores = {id(s): s for r in rows.values() for s in r.stores if isinstance(s, ArrayStore)}
+    size = sum(s.data.numel() * s.data.element_size() for s in stores.values())
+    if size > torch.cuda.mem_get_info(device)[0] / 2:
+        return dict(rows)
+    moved = {name: s.to(device) for name, s in stores.items()}
+    return {
+        name: replace(r, stores=[moved.get(id(s), s) for s in r.stores]) for name, r in rows.items()
+    }

@@ -1,0 +1,1 @@
+"""One file, one class and one YAML per paper."""

@@ -1,0 +1,76 @@
+"""What a method is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..nn.model import Model
+from ..types import Batches, Collected, DataInfo, Losses, Outputs, Step
+
+Collect = Callable[[str], Collected]
+"""Role -> the model's outputs over all its rows, in row order, unaugmented, in eval mode."""
+
+
+class Method(nn.Module):
+    """How one paper trains a model.
+
+    Five things to override; most methods override `losses` alone:
+
+    - `roles`: which roles it reads, of `source`, `target`, `labeled`;
+    - `losses`: what one step minimises, as named, already weighted scalars;
+    - `steps`: for methods of several updates per batch; code after a `yield` runs after the update;
+    - `begin_epoch`: whole-set computations such as pseudo-labels;
+    - `predict`: outputs at evaluation.
+
+    Target labels are never there: `batch["target"].y` is `HIDDEN` throughout.
+    """
+
+    roles: ClassVar[tuple[str, ...]] = ("source", "target")
+    adapts_trained_model: ClassVar[bool] = False
+    """True for methods that need an earlier stage, since a random head would teach itself."""
+
+    def __init__(self, model: Model, info: DataInfo) -> None:
+        super().__init__()
+        self.model, self.info = model, info
+
+    def forward(self, batch: Batches) -> dict[str, Outputs]:
+        """The first view of every role, jointly unless the model says `bn: per_domain`."""
+        return self.outputs({role: b.x for role, b in batch.items()})
+
+    def outputs(self, x: dict[str, Tensor]) -> dict[str, Outputs]:
+        """Outputs of several inputs in one forward pass."""
+        if self.model.bn == "per_domain":
+            return {name: self.model(part) for name, part in x.items()}
+        joint = self.model(torch.cat(list(x.values())))
+        sizes = [len(part) for part in x.values()]
+        features, logits = joint.features.split(sizes), joint.logits.split(sizes)
+        return {name: Outputs(f, z) for name, f, z in zip(x, features, logits, strict=True)}
+
+    def losses(self, batch: Batches, progress: float) -> Losses:
+        """Named losses of one step; `progress` in [0, 1) is the share of the stage done."""
+        raise TypeError(f"{type(self).__name__} must define losses() or steps()")
+
+    def steps(self, batch: Batches, progress: float) -> Iterator[Step]:
+        """The optimiser updates that one set of batches gives."""
+        yield Step(self.losses(batch, progress))
+
+    def begin_epoch(self, collect: Collect) -> None:
+        """Called before each epoch."""
+
+    def predict(self, x: Tensor) -> Outputs:
+        """Outputs at evaluation."""
+        return self.model(x)  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> Method:
+        """Training mode, but whatever is frozen as a whole stays in eval: no dropout, no moving batch-norm."""
+        super().train(mode)
+        if mode:
+            for module in self.modules():
+                params = list(module.parameters())
+                if params and not any(p.requires_grad for p in params):
+                    module.train(False)
+        return self

@@ -1,0 +1,181 @@
+"""The one LightningModule: it knows how to train *a* method, never which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .data.loader import EvalLoader, key
+from .errors import TrainingError
+from .methods.base import Method
+from .metrics import MetricFactory, evaluate
+from .optim import Optim
+from .types import Batch, Collected, Step
+from .validators import Validator
+
+Row = dict[str, float]
+
+
+class TransferModule(pl.LightningModule):
+    """Trains a method on batches of roles and scores it after every epoch.
+
+    Args:
+        method: what to train.
+        optim: how.
+        epochs, steps: length of the stage, and of an epoch in batches.
+        seed, stage: what randomness depends on, together with the epoch.
+        loaders: unaugmented loaders of the training roles, for `Method.begin_epoch`.
+        validators: scores without target labels, by name.
+        metrics: scores with them, by name.
+        truth: the target's labels in the order of its evaluation rows; None if there are none. Only
+            `metrics` gets them.
+        eval_names: names of the evaluation loaders, in order.
+        log_every: steps between two rows of losses in the logger.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        optim: Optim,
+        epochs: int,
+        steps: int,
+        seed: int,
+        stage: str,
+        loaders: Mapping[str, EvalLoader],
+        validators: Mapping[str, Validator],
+        metrics: Mapping[str, MetricFactory],
+        truth: Tensor | None,
+        eval_names: tuple[str, ...],
+        log_every: int = 50,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.method, self.optim = method, optim
+        self.epochs, self.steps, self.seed, self.stage = epochs, steps, seed, stage
+        self.loaders, self.validators, self.metrics = loaders, validators, metrics
+        self.truth, self.eval_names, self.log_every = truth, eval_names, log_every
+        self.sums: dict[str, Tensor] = {}
+        self.counted = 0
+        self.collected: dict[str, list[Collected]] = {}
+        self.optimizer: Any = None
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.optim.build(self.method, self.method.model.backbone.parameters())
+
+    def on_train_epoch_start(self) -> None:
+        # Everything random in an epoch follows from these three: a resumed run needs no other state.
+        pl.seed_everything(key(self.seed, self.stage, self.current_epoch) % 2**32, verbose=False)
+        self.optimizer = self.optimizers()
+        self.sums, self.counted = {}, 0
+        self.method.begin_epoch(self.collect)
+
+    def training_step(self, batch: Mapping[str, Batch], index: int) -> None:
+        done = self.current_epoch * self.steps + index
+        progress = done / (self.epochs * self.steps)
+        self.optim.schedule_lr(self.optimizer, progress, done)
+        for step in self.method.steps(batch, progress):
+            self.update(step)
+        self.counted += 1
+        if self.counted % self.log_every == 0:
+            self.log_losses()
+
+    def update(self, step: Step) -> None:
+        """One optimiser update."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.stack(list(step.losses.values())).sum() if len(step.losses) > 1 else next(iter(step.losses.values()))
+        for name, loss in step.losses.items():
+            value = loss.detach()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        # Reading a value of a GPU makes it wait: there, the sums are looked at now and then instead.
+        if total.device.type == "cpu":
+            self.check_finite()
+        self.manual_backward(total)
+        if step.updates is not None:
+            allowed = {id(p) for module in step.updates for p in module.parameters()}
+            for group in self.optimizer.param_groups:
+                for p in group["params"]:
+                    if id(p) not in allowed:
+                        p.grad = None
+        if self.optim.clip_norm is not None:
+            params = [p for group in self.optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(params, self.optim.clip_norm)
+        self.optimizer.step()
+
+    def check_finite(self) -> None:
+        """Stop at a loss that is not a number, before it reaches a checkpoint.
+
+        Raises:
+            TrainingError: naming the losses and the step.
+        """
+        bad = [name for name, value in self.sums.items() if not torch.isfinite(value)]
+        if bad:
+            raise TrainingError(
+                f"stage {self.stage}, epoch {self.current_epoch + 1}, step {self.counted + 1}: loss "
+                f"{', '.join(bad)} is not finite; the last checkpoint is kept. Lower optim.lr, or set "
+                "optim.clip_norm"
+            )
+
+    def mean_losses(self) -> Row:
+        """Mean of each named loss in this epoch so far."""
+        return {name: float(value) / max(self.counted, 1) for name, value in self.sums.items()}
+
+    def log_losses(self) -> None:
+        self.check_finite()
+        if self.logger is not None:
+            step = self.current_epoch * self.steps + self.counted
+            self.logger.log_metrics({f"loss/{k}": v for k, v in self.mean_losses().items()}, step=step)
+
+    def on_train_epoch_end(self) -> None:
+        self.check_finite()
+
+    @torch.no_grad()
+    def collect(self, role: str) -> Collected:
+        """The model's outputs over all training rows of a role."""
+        self.method.eval()
+        parts = [self.outputs(batch) for batch in self.loaders[role]]
+        self.method.train()
+        return _joined(parts)
+
+    def outputs(self, batch: Batch) -> Collected:
+        out = self.method.predict(batch.x)
+        return Collected(out.features, out.logits, batch.y, batch.domain, batch.row)
+
+    def on_validation_epoch_start(self) -> None:
+        self.collected = {}
+
+    def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
+        self.collected.setdefault(self.eval_names[dataloader_idx], []).append(self.outputs(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        scores = self.score({name: _joined(parts) for name, parts in self.collected.items()})
+        self.collected = {}
+        self.log_dict(scores)
+
+    def score(self, collected: Mapping[str, Collected]) -> Row:
+        """`val/…` without target labels; `test/…` with them, which nothing may select by but the oracle."""
+        scores: Row = {}
+        for name in ("source_val", "labeled_val"):
+            if name in collected:
+                right = collected[name].logits.argmax(1) == collected[name].y
+                scores[f"val/{name}"] = float(right.float().mean())
+        if "target" in collected:
+            target = collected["target"]
+            scores |= {f"val/{name}": float(validator(collected)) for name, validator in self.validators.items()}
+            if self.truth is not None:
+                truth = self.truth[target.row.cpu()]
+                scores |= {f"test/{name}": v for name, v in evaluate(self.metrics, target.logits, truth).items()}
+        return scores
+
+
+def _joined(parts: list[Collected]) -> Collected:
+    def cat(pick: Callable[[Collected], Tensor]) -> Tensor:
+        return torch.cat([pick(p) for p in parts])
+
+    return Collected(
+        cat(lambda p: p.features), cat(lambda p: p.logits), cat(lambda p: p.y), cat(lambda p: p.domain), cat(lambda p: p.row)
+    )

@@ -1,0 +1,68 @@
+"""The model that every method trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..types import Count, DataInfo, Fraction, Outputs
+from .layers import HeadName, NeckName, build_head, build_neck
+
+
+class Model(nn.Module):
+    """Backbone, neck, head.
+
+    Args:
+        info: what the data looks like.
+        backbone: called with the keyword `shape`; gives a module with `num_features`.
+        size: side in pixels of the images that the backbone sees (read by the augmentation).
+        resize: side in pixels of the stored images that `size` is cropped from (read by the data).
+        neck: what stands between backbone and head; `neck_features` is its width.
+        head: the classifier.
+        dropout: of the bottleneck.
+        bn: `joint` sends all roles through the network as one batch; `per_domain` one role at a time, so
+            that batch-norm statistics do not mix. Published code does either.
+        channels_last: memory format of the backbone; faster convolutions on recent hardware.
+        compile: compile the backbone with torch.compile.
+    """
+
+    def __init__(
+        self,
+        info: DataInfo,
+        backbone: Callable[..., nn.Module],
+        size: Count | None = None,
+        resize: Count | None = None,
+        neck: NeckName = "bottleneck",
+        neck_features: Count = 256,
+        head: HeadName = "linear",
+        dropout: Fraction = 0.5,
+        bn: Literal["joint", "per_domain"] = "joint",
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone(shape=info.shape)
+        self.neck, self.num_features = build_neck(neck, self._width(), neck_features, dropout)
+        self.head = build_head(head, self.num_features, info.num_classes)
+        self.bn = bn
+        self.channels_last = channels_last
+        if channels_last:
+            self.backbone.to(memory_format=torch.channels_last)
+        if compile:
+            self.backbone.compile()
+
+    def _width(self) -> int:
+        return int(self.backbone.num_features)  # type: ignore[arg-type]
+
+    def features(self, x: Tensor) -> Tensor:
+        """(N, num_features) after the neck."""
+        if self.channels_last and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self.neck(self.backbone(x))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Outputs:
+        features = self.features(x)
+        return Outputs(features, self.head(features))

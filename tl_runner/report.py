@@ -1,0 +1,39 @@
+"""The end of a run, at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_PICKED_BY = {
+    "last": "nothing: last epoch",
+    "source_val": "source accuracy",
+    "labeled_val": "validation accuracy",
+    "oracle": "target labels: a bound",
+}
+
+
+def show(results: Mapping[str, Any], console: Console) -> None:
+    """Print each stage's picks and where everything lies."""
+    for name, stage in results["stages"].items():
+        title = f"{stage['method']}: {results['data']}, on the target (stage {name}, {stage['timing']['seconds']:.0f} s)"
+        table = Table(title=title, title_justify="left", title_style="bold")
+        table.add_column("checkpoint")
+        table.add_column("epoch", justify="right")
+        metrics = list(stage["picks"]["last"]["target"])
+        for metric in metrics:
+            table.add_column(metric, justify="right")
+        table.add_column("picked by")
+        for pick, found in stage["picks"].items():
+            values = [_number(metric, found["target"][metric]) for metric in metrics]
+            note = _PICKED_BY.get(pick, "label-free score")
+            table.add_row(pick, str(found["epoch"]), *values, note, style="dim" if pick == "oracle" else None)
+        console.print(table)
+    console.print(f"Results: {results['folder']}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _number(metric: str, value: float) -> str:
+    return f"{value:.3f}" if metric == "ece" else f"{100 * value:.1f}"

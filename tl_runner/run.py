@@ -1,0 +1,200 @@
+"""The story of one run, from a composed config to `results.json`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import rich
+import torch
+import yaml
+from hydra.utils import instantiate
+
+from . import report
+from .callbacks import as_csv
+from .data.augment import Augment
+from .data.domains import Prepared
+from .data.loader import key
+from .data.store import replace_text
+from .errors import UserError
+from .nn.model import Model
+from .schema import check
+from .stage import Fitted, Stage, fit, restore, store
+from .types import DataInfo
+
+log = logging.getLogger(__name__)
+# What Lightning says of hardware and progress, the run says itself.
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+Config = dict[str, Any]
+
+
+def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
+    """Run the experiment that a composed, resolved config describes.
+
+    Args:
+        config: plain mappings and lists; saved as `config.yaml`, which alone repeats the run.
+        folder: where everything goes.
+        resume: skip finished stages and go on from the last checkpoint.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    started = time.perf_counter()
+    check(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    stages = {name: _stage(name, config) for name in config["recipe"]["stages"]}
+    _check_start(stages)
+
+    data = build(config["data"]).prepare()
+    _describe(config, data)
+    model = _model(config, data)
+    data = replace(data, info=replace(data.info, shape=_shape(data, build(config["augment"]))))
+
+    fitted: dict[str, Fitted] = {}
+    for name, stage in stages.items():
+        done = restore(folder, name, model) if resume else None
+        if done is None:
+            log.info("stage %s: %s", name, _method_name(config, name))
+            done = fit(stage, model, data, folder, rich.get_console(), resume)
+            store(done, folder, name)
+        fitted[name] = done
+        rows = [{"stage": stage_name, **row} for stage_name, f in fitted.items() for row in f.history]
+        replace_text(folder / "metrics.csv", as_csv(rows))
+
+    results = {
+        "folder": str(folder),
+        "data": f"{_joined(config['data']['source'])} -> {_joined(config['data']['target'])}",
+        "stages": {name: {"method": _method_name(config, name), **_story(f)} for name, f in fitted.items()},
+        "seconds": round(time.perf_counter() - started, 3),
+        "environment": environment(data.fingerprint),
+        "config": config,
+    }
+    replace_text(folder / "results.json", json.dumps(results, indent=2))
+    report.show(results, rich.get_console())
+    return results
+
+
+def build(node: Any) -> Any:
+    """The object that a config node describes."""
+    return instantiate(node, _convert_="all")
+
+
+def _stage(name: str, config: Config) -> Stage:
+    """A stage of the recipe; what it leaves null it takes from the run."""
+    given = {k: v for k, v in (config["recipe"]["stages"][name] or {}).items() if v is not None}
+    node = {k: given.get(k, config[k]) for k in ("method", "tuning", "optim", "augment", "trainer")}
+    if "epochs" in given:
+        node["trainer"] = {**node["trainer"], "epochs": given["epochs"]}
+    return Stage(
+        name=name,
+        # Bound, not built: a dataclass passed through instantiate() would become a config.
+        method=instantiate(node["method"], _partial_=True, _convert_="all"),
+        tuning=build(node["tuning"]),
+        optim=build(node["optim"]),
+        augment=build(node["augment"]),
+        trainer=build(node["trainer"]),
+        validators=build(config["validators"]),
+        metrics=build(config["metrics"]),
+        seed=config["seed"],
+        workers=config["data"]["workers"],
+        cache=Path(config["paths"]["cache"]).expanduser(),
+    )
+
+
+def _check_start(stages: Mapping[str, Stage]) -> None:
+    first = next(iter(stages.values()))
+    method: Any = getattr(first.method, "func", first.method)
+    if method.adapts_trained_model:
+        raise UserError(
+            f"method {method.__name__} adapts a trained model, and stage '{first.name}' has none to start from: "
+            "add recipe=source_free, which trains one on the source first"
+        )
+
+
+def _model(config: Config, data: Prepared) -> Model:
+    pl.seed_everything(key(config["seed"], "model") % 2**32, verbose=False)
+    info = replace(data.info, shape=_shape(data, build(config["augment"])))
+    model: Model = instantiate(config["model"], _partial_=True, _convert_="all")(info=info)
+    return model
+
+
+def _shape(data: Prepared, augment: Augment) -> tuple[int, ...]:
+    """Of a sample as the model sees it."""
+    stored = data.info.shape
+    if len(stored) == 1:
+        return stored
+    size = augment.size or stored[0]
+    if size > stored[0]:
+        raise UserError(f"model.size={size} is larger than the stored images, model.resize={stored[0]}")
+    return (stored[2], size, size)
+
+
+def _describe(config: Config, data: Prepared) -> None:
+    info: DataInfo = data.info
+    roles = ", ".join(f"{role} {len(rows)}" for role, rows in data.roles.items())
+    evaluation = ", ".join(f"{name} {len(rows)}" for name, rows in data.evaluation.items())
+    log.info(
+        "data %s -> %s: %d classes; training rows: %s; evaluation rows: %s",
+        *(_joined(config["data"]["source"]), _joined(config["data"]["target"]), info.num_classes, roles, evaluation),
+    )
+
+
+def _joined(names: Any) -> str:
+    return "+".join(names) if isinstance(names, list) else str(names)
+
+
+def _method_name(config: Config, stage: str) -> str:
+    node = (config["recipe"]["stages"][stage] or {}).get("method") or config["method"]
+    # A method is one word for file, class and YAML.
+    return str(node["_target_"]).split(".")[-2]
+
+
+def _story(fitted: Fitted) -> dict[str, Any]:
+    return {
+        "epochs": len(fitted.history),
+        "picks": fitted.picks,
+        "losses": {k.removeprefix("loss/"): v for k, v in fitted.history[-1].items() if k.startswith("loss/")},
+        "timing": fitted.timing,
+        "parameters": fitted.parameters,
+    }
+
+
+def environment(data_fingerprint: str) -> dict[str, Any]:
+    """What a reader needs to judge or repeat the numbers."""
+
+    def git(*command: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *command], capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    packages = "tl-runner torch torchvision timm pytorch-lightning torchmetrics hydra-core numpy".split()
+    return {
+        "command": sys.argv[1:],
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "platform": platform.platform(),
+        "cpu": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        # Of the folder the run was started in: the user's code, not this package's.
+        "git": {"revision": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))},
+        "data": data_fingerprint,
+    }

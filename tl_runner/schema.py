@@ -1,0 +1,222 @@
+"""What a config may say, and everything that is wrong with one, before any data is read."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .errors import ConfigError, nearest
+
+ROOT = (
+    *("data", "model", "method", "tuning", "optim", "augment", "trainer"),
+    *("validators", "metrics", "recipe", "paths", "seed"),
+)
+STAGE = ("method", "tuning", "optim", "augment", "trainer", "epochs")
+
+# Arguments that the runner gives, by the node's place in the config.
+_GIVEN: dict[str, frozenset[str]] = {
+    "method": frozenset({"model", "info"}),
+    "model": frozenset({"info"}),
+    "model.backbone": frozenset({"shape"}),
+    "metrics.*": frozenset({"num_classes"}),
+    "optim.optimizer": frozenset({"params", "lr", "weight_decay", "fused"}),
+}
+
+
+def check_root(config: Mapping[str, Any]) -> list[str]:
+    """Problems that can be found without importing any class."""
+    problems = [f"unknown key '{key}'{nearest(key, ROOT)}" for key in config if key not in ROOT]
+    problems += [f"missing key '{key}'" for key in ROOT if key not in config]
+    seed = config.get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        problems.append(f"seed: expected a whole number >= 0, got {seed!r}")
+    stages = (config.get("recipe") or {}).get("stages")
+    if not isinstance(stages, Mapping) or not stages:
+        return [*problems, "recipe.stages: expected at least one stage"]
+    for name, stage in stages.items():
+        for key in stage or {}:
+            if key not in STAGE:
+                problems.append(f"recipe.stages.{name}: unknown key '{key}'{nearest(key, STAGE)}")
+        epochs = (stage or {}).get("epochs")
+        if epochs is not None and (not isinstance(epochs, int) or epochs < 1):
+            problems.append(f"recipe.stages.{name}.epochs: expected a whole number >= 1, got {epochs!r}")
+    problems += [f"{path}: needs a value" for path, value in _leaves(config) if value == "???"]
+    return problems
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Bind every node of a composed, resolved config to the signature it names.
+
+    Raises:
+        ConfigError: with all problems.
+    """
+    problems = check_root(config)
+    for path, node in _nodes(config):
+        problems += _check_node(path, node)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        here = f"{path}.{key}" if path else str(key)
+        yield here, value
+        yield from _leaves(value, here)
+
+
+def _nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every mapping that names a class, and those that should."""
+    for path, value in _leaves(config):
+        if isinstance(value, dict) and ("_target_" in value or _place(path) in _KINDS):
+            yield path, value
+
+
+def _place(path: str) -> str:
+    """A node's role: `recipe.stages.adapt.method` is a `method`, `validators.im` a `validators.*`."""
+    parts = path.split(".")
+    if parts[:2] == ["recipe", "stages"]:
+        parts = parts[3:]
+    if len(parts) == 2 and parts[0] in ("validators", "metrics"):
+        parts[1] = "*"
+    if parts[:2] == ["augment", "views"] and len(parts) == 3:
+        parts[2] = "*"
+    return ".".join(parts)
+
+
+def _kinds() -> dict[str, Any]:
+    from torch.optim import Optimizer
+    from torchmetrics import Metric
+
+    from .data.augment import Augment, View
+    from .data.domains import DomainData
+    from .methods.base import Method
+    from .nn.model import Model
+    from .optim import Optim
+    from .stage import TrainerSettings
+    from .tuning import Tuning
+
+    return {
+        "data": DomainData,
+        "model": Model,
+        "method": Method,
+        "tuning": Tuning,
+        "optim": Optim,
+        "optim.optimizer": Optimizer,
+        "augment": Augment,
+        "augment.views.*": View,
+        "trainer": TrainerSettings,
+        "metrics.*": Metric,
+        # Anything of the right shape: what matters is that it can be called, or read from.
+        "data.reader": "read",
+        "model.backbone": "__call__",
+        "optim.schedule": "__call__",
+        "validators.*": "__call__",
+    }
+
+
+_KINDS = frozenset(
+    "data model method tuning optim optim.optimizer augment augment.views.* trainer metrics.* data.reader "
+    "model.backbone optim.schedule validators.*".split()
+)
+
+
+def _check_node(path: str, node: dict[str, Any]) -> list[str]:
+    place = _place(path)
+    target = node.get("_target_")
+    if not isinstance(target, str):
+        return [f"{path}: expected a mapping with _target_, the class to build"]
+    try:
+        found = _locate(target)
+    except LookupError as error:
+        return [f"{path}._target_: {error.args[0]}"]
+    kind = _kinds().get(place)
+    if isinstance(kind, type) and not (isinstance(found, type) and issubclass(found, kind)):
+        return [f"{path}._target_: '{target}' is not a {kind.__module__}.{kind.__qualname__}"]
+    if isinstance(kind, str) and isinstance(found, type) and not hasattr(found, kind):
+        return [f"{path}._target_: '{target}' has no method '{kind}'"]
+    if not callable(found):
+        return [f"{path}._target_: '{target}' cannot be called"]
+    return _bind(path, found, node, _GIVEN.get(place, frozenset()))
+
+
+def _locate(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    if not module:
+        raise LookupError(f"'{target}': expected package.module.Class")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise LookupError(f"'{target}': no module '{error.name}'") from error
+    except Exception as error:
+        raise LookupError(f"'{target}': importing {module} failed: {type(error).__name__}: {error}") from error
+    if not hasattr(found, name):
+        known = [n for n, v in vars(found).items() if callable(v) and not n.startswith("_")]
+        raise LookupError(f"{module} has no '{name}'{nearest(name, known)}")
+    return getattr(found, name)
+
+
+def _parameters(found: Any) -> dict[str, tuple[inspect.Parameter, Any]]:
+    """Parameters by name with resolved hints; `**options` stands for the keyword parameters of the parent.
+
+    A parent's positional-only parameters are the subclass's own business.
+    """
+    functions = [c.__init__ for c in found.__mro__ if "__init__" in vars(c)] if isinstance(found, type) else [found]
+    result: dict[str, tuple[inspect.Parameter, Any]] = {}
+    for function in functions:
+        if function is object.__init__:
+            break
+        try:
+            hints = typing.get_type_hints(function, include_extras=True)
+        except Exception:
+            hints = {}
+        parameters = list(inspect.signature(function).parameters.values())
+        passes_on = False
+        for p in parameters:
+            passes_on = passes_on or p.kind is p.VAR_KEYWORD
+            if p.name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+                result.setdefault(p.name, (p, hints.get(p.name, Any)))
+        if not passes_on:
+            break
+    return result
+
+
+def _bind(path: str, found: Any, node: dict[str, Any], given: frozenset[str]) -> list[str]:
+    parameters = _parameters(found)
+    problems = []
+    known = [name for name in parameters if name not in given]
+    for key, value in node.items():
+        if key.startswith("_") and key.endswith("_"):
+            continue
+        if key not in known:
+            problems.append(f"{path}.{key}: {found.__name__} has no argument '{key}'{nearest(key, known)}")
+        elif not (isinstance(value, dict) and "_target_" in value) and value != "???":
+            problems += _check_value(f"{path}.{key}", parameters[key][1], value)
+    # What a parent needs, a subclass may give it: only the class's own parameters must be there.
+    for name in inspect.signature(found).parameters:
+        parameter = parameters.get(name, (None, None))[0]
+        if parameter and parameter.default is parameter.empty and name not in node and name not in given:
+            problems.append(f"{path}.{name}: {found.__name__} needs a value")
+    return problems
+
+
+def _check_value(path: str, hint: Any, value: Any) -> list[str]:
+    from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=False))
+        # As JSON, in strict mode: lists are tuples, whole numbers are floats, and "3" is not a number.
+        adapter.validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        options = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+        hints = nearest(value, map(str, options)) if options and isinstance(value, str) else ""
+        message = first["msg"][0].lower() + first["msg"][1:]
+        return [f"{path}: {message}, got {value!r}{hints}"]
+    except (PydanticSchemaGenerationError, PydanticUserError, TypeError):
+        pass  # a class of ours or torch's: a node, checked by itself
+    return []

@@ -1,0 +1,102 @@
+"""The nouns every part of the project shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor, nn
+
+# Ranges that `check()` enforces on config values before anything is built.
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Count = Annotated[int, Ge(1)]
+Natural = Annotated[int, Ge(0)]
+
+HIDDEN = -1
+"""The label of a row whose class the training code may not know."""
+
+
+@dataclass
+class Batch:
+    """One role's mini-batch.
+
+    Attributes:
+        views: augmented copies of the same N samples, each (N, ...).
+        y: (N,) int64 class indices; `HIDDEN` for unlabelled rows.
+        domain: (N,) int64, which domain of the role a row comes from.
+        row: (N,) int64, stable index of each sample in its role: 0 .. `DataInfo.sizes[role]` - 1.
+    """
+
+    views: tuple[Tensor, ...]
+    y: Tensor
+    domain: Tensor
+    row: Tensor
+
+    @property
+    def x(self) -> Tensor:
+        """The first view."""
+        return self.views[0]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
+        def move(t: Tensor) -> Tensor:
+            return t.to(device, non_blocking=non_blocking)
+
+        return Batch(tuple(map(move, self.views)), move(self.y), move(self.domain), move(self.row))
+
+
+Batches = Mapping[str, Batch]
+Losses = dict[str, Tensor]
+
+
+@dataclass
+class Outputs:
+    """What a model says of N things: `features` (N, D) after the neck and `logits` (N, K)."""
+
+    features: Tensor
+    logits: Tensor
+
+
+@dataclass
+class Collected(Outputs):
+    """`Outputs` over a whole set, with `y` (N,) (`HIDDEN` where unlabelled), `domain` and `row` (N,)."""
+
+    y: Tensor
+    domain: Tensor
+    row: Tensor
+
+
+@dataclass
+class Step:
+    """One optimiser update: already weighted losses, and which modules it may change (None: all)."""
+
+    losses: Losses
+    updates: list[nn.Module] | None = None
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a model or method may know of the data.
+
+    Attributes:
+        classes: class names; a label is an index into them.
+        shape: of one sample as the model sees it: (C, H, W) for images, (D,) for vectors.
+        sizes: number of samples of each role present.
+        domains: names of the domains of each role, in the order of `Batch.domain`.
+    """
+
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
