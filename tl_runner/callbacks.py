@@ -44,7 +44,9 @@ class WholeFiles(TorchCheckpointIO):
             part.replace(path)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise DataError(f"cannot write checkpoint {path}: {error.strerror}; the previous one is kept") from error
+            raise DataError(
+                f"cannot write checkpoint {path}: {error.strerror}; the previous one is kept"
+            ) from error
 
 
 def checkpoints(folder: Path, criteria: Mapping[str, str]) -> list[Callback]:
@@ -90,7 +92,9 @@ class History(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.samples += sum(len(b) for b in batch.values())
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -138,7 +142,9 @@ class Display(Callback):
             done = trainer.current_epoch * pl_module.steps
             self.task = self.bar.add_task(self.stage, total=total, completed=done, state="")
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         now = time.perf_counter()
         # Ten times a second is enough to look at, and reading the losses makes a GPU wait.
         if self.bar is None or now - self.shown < 0.1:
@@ -177,5 +183,7 @@ class Display(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.stop()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
         self.stop()

@@ -141,7 +141,20 @@ def _preflight(arguments: list[str]) -> None:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    flags = {"--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i", "--config-name", "-cn", "--config-path", "-cp"}
+    flags = {
+        "--config-dir",
+        "-cd",
+        "--cfg",
+        "-c",
+        "--package",
+        "-p",
+        "--info",
+        "-i",
+        "--config-name",
+        "-cn",
+        "--config-path",
+        "-cp",
+    }
     overrides: list[str] = []
     skip = False
     for argument in arguments:
@@ -159,7 +172,9 @@ def _preflight(arguments: list[str]) -> None:
             problems.append(f"'{override}' cannot be read: {str(error).splitlines()[0]}")
             continue
         if parsed.is_discrete_sweep() and {"-m", "--multirun"} & set(arguments):
-            variants.append([f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()])
+            variants.append(
+                [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
+            )
         elif not parsed.is_sweep_override():
             variants.append([override])
     # Groups first: whether a key exists depends on what was chosen.
@@ -210,7 +225,11 @@ def _sentence(error: Exception, override: str) -> str:
     text = str(error)
     key, _, value = override.lstrip("+~").partition("=")
     if "Available options in" in text:
-        options = [line.strip() for line in text.split("Available options in")[1].splitlines()[1:] if line.startswith("\t")]
+        options = [
+            line.strip()
+            for line in text.split("Available options in")[1].splitlines()[1:]
+            if line.startswith("\t")
+        ]
         public = [o for o in options if not o.startswith("_")]
         return f"{key}: there is no '{value}'{nearest(value, public)}"
     if "is not in struct" in text or "Could not override" in text:

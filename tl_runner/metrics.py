@@ -21,6 +21,4 @@ def evaluate(factories: Mapping[str, MetricFactory], logits: Tensor, y: Tensor) 
         Values by name; fractions, not percent.
     """
     p = logits.float().softmax(1).cpu()
-    return {
-        name: float(factory(num_classes=p.shape[1])(p, y.cpu())) for name, factory in factories.items()
-    }
+    return {name: float(factory(num_classes=p.shape[1])(p, y.cpu())) for name, factory in factories.items()}

@@ -87,7 +87,11 @@ class TransferModule(pl.LightningModule):
     def update(self, step: Step) -> None:
         """One optimiser update."""
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.stack(list(step.losses.values())).sum() if len(step.losses) > 1 else next(iter(step.losses.values()))
+        total = (
+            torch.stack(list(step.losses.values())).sum()
+            if len(step.losses) > 1
+            else next(iter(step.losses.values()))
+        )
         for name, loss in step.losses.items():
             value = loss.detach()
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
@@ -165,10 +169,14 @@ class TransferModule(pl.LightningModule):
                 scores[f"val/{name}"] = float(right.float().mean())
         if "target" in collected:
             target = collected["target"]
-            scores |= {f"val/{name}": float(validator(collected)) for name, validator in self.validators.items()}
+            scores |= {
+                f"val/{name}": float(validator(collected)) for name, validator in self.validators.items()
+            }
             if self.truth is not None:
                 truth = self.truth[target.row.cpu()]
-                scores |= {f"test/{name}": v for name, v in evaluate(self.metrics, target.logits, truth).items()}
+                scores |= {
+                    f"test/{name}": v for name, v in evaluate(self.metrics, target.logits, truth).items()
+                }
         return scores
 
 
@@ -177,5 +185,9 @@ def _joined(parts: list[Collected]) -> Collected:
         return torch.cat([pick(p) for p in parts])
 
     return Collected(
-        cat(lambda p: p.features), cat(lambda p: p.logits), cat(lambda p: p.y), cat(lambda p: p.domain), cat(lambda p: p.row)
+        cat(lambda p: p.features),
+        cat(lambda p: p.logits),
+        cat(lambda p: p.y),
+        cat(lambda p: p.domain),
+        cat(lambda p: p.row),
     )

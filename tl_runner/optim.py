@@ -56,7 +56,12 @@ class Optim:
             options["fused"] = True
         return self.optimizer(
             [
-                {"params": params, "lr": self.lr * scale, "initial_lr": self.lr * scale, "weight_decay": decay}
+                {
+                    "params": params,
+                    "lr": self.lr * scale,
+                    "initial_lr": self.lr * scale,
+                    "weight_decay": decay,
+                }
                 for (scale, decay), params in groups.items()
             ],
             **options,

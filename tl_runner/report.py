@@ -9,17 +9,18 @@ from rich.console import Console
 from rich.table import Table
 
 _PICKED_BY = {
-    "last": "nothing: last epoch",
-    "source_val": "source accuracy",
-    "labeled_val": "validation accuracy",
-    "oracle": "target labels: a bound",
+    "last": "last epoch",
+    "source_val": "source labels",
+    "labeled_val": "given labels",
+    "oracle": "target labels",
 }
 
 
 def show(results: Mapping[str, Any], console: Console) -> None:
     """Print each stage's picks and where everything lies."""
     for name, stage in results["stages"].items():
-        title = f"{stage['method']}: {results['data']}, on the target (stage {name}, {stage['timing']['seconds']:.0f} s)"
+        took = f"stage {name}, {stage['timing']['seconds']:.0f} s"
+        title = f"{stage['method']}: {results['data']}, on the target ({took})"
         table = Table(title=title, title_justify="left", title_style="bold")
         table.add_column("checkpoint")
         table.add_column("epoch", justify="right")
@@ -29,7 +30,7 @@ def show(results: Mapping[str, Any], console: Console) -> None:
         table.add_column("picked by")
         for pick, found in stage["picks"].items():
             values = [_number(metric, found["target"][metric]) for metric in metrics]
-            note = _PICKED_BY.get(pick, "label-free score")
+            note = _PICKED_BY.get(pick, "label-free")
             table.add_row(pick, str(found["epoch"]), *values, note, style="dim" if pick == "oracle" else None)
         console.print(table)
     console.print(f"Results: {results['folder']}", markup=False, highlight=False, soft_wrap=True)

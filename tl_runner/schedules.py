@@ -28,7 +28,10 @@ class InverseDecay:
     """
 
     def __init__(
-        self, gamma: NonNegative = 10.0, power: NonNegative = 0.75, per: Literal["progress", "step"] = "progress"
+        self,
+        gamma: NonNegative = 10.0,
+        power: NonNegative = 0.75,
+        per: Literal["progress", "step"] = "progress",
     ) -> None:
         self.gamma, self.power, self.per = gamma, power, per
 

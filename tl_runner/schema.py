@@ -72,7 +72,7 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every mapping that names a class, and those that should."""
     for path, value in _leaves(config):
-        if isinstance(value, dict) and ("_target_" in value or _place(path) in _KINDS):
+        if isinstance(value, dict) and ("_target_" in value or _place(path) in _PLACES):
             yield path, value
 
 
@@ -97,7 +97,7 @@ def _kinds() -> dict[str, Any]:
     from .methods.base import Method
     from .nn.model import Model
     from .optim import Optim
-    from .stage import TrainerSettings
+    from .trainer import TrainerSettings
     from .tuning import Tuning
 
     return {
@@ -119,9 +119,12 @@ def _kinds() -> dict[str, Any]:
     }
 
 
-_KINDS = frozenset(
-    "data model method tuning optim optim.optimizer augment augment.views.* trainer metrics.* data.reader "
-    "model.backbone optim.schedule validators.*".split()
+_PLACES = frozenset(
+    [
+        *("data", "data.reader", "model", "model.backbone", "method", "tuning", "trainer"),
+        *("optim", "optim.optimizer", "optim.schedule", "augment", "augment.views.*"),
+        *("validators.*", "metrics.*"),
+    ]
 )
 
 
@@ -153,7 +156,9 @@ def _locate(target: str) -> Any:
     except ModuleNotFoundError as error:
         raise LookupError(f"'{target}': no module '{error.name}'") from error
     except Exception as error:
-        raise LookupError(f"'{target}': importing {module} failed: {type(error).__name__}: {error}") from error
+        raise LookupError(
+            f"'{target}': importing {module} failed: {type(error).__name__}: {error}"
+        ) from error
     if not hasattr(found, name):
         known = [n for n, v in vars(found).items() if callable(v) and not n.startswith("_")]
         raise LookupError(f"{module} has no '{name}'{nearest(name, known)}")
@@ -165,7 +170,11 @@ def _parameters(found: Any) -> dict[str, tuple[inspect.Parameter, Any]]:
 
     A parent's positional-only parameters are the subclass's own business.
     """
-    functions = [c.__init__ for c in found.__mro__ if "__init__" in vars(c)] if isinstance(found, type) else [found]
+    functions = (
+        [vars(c)["__init__"] for c in found.__mro__ if "__init__" in vars(c)]
+        if isinstance(found, type)
+        else [found]
+    )
     result: dict[str, tuple[inspect.Parameter, Any]] = {}
     for function in functions:
         if function is object.__init__:
@@ -205,7 +214,13 @@ def _bind(path: str, found: Any, node: dict[str, Any], given: frozenset[str]) ->
 
 
 def _check_value(path: str, hint: Any, value: Any) -> list[str]:
-    from pydantic import ConfigDict, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+    from pydantic import (
+        ConfigDict,
+        PydanticSchemaGenerationError,
+        PydanticUserError,
+        TypeAdapter,
+        ValidationError,
+    )
 
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=False))

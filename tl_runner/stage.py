@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
+import resource
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -21,69 +20,20 @@ from .data.augment import Augment
 from .data.domains import Prepared
 from .data.features import cached_features
 from .data.loader import EvalLoader, Rows, StageLoader, key, on_device
-from .data.store import replace_text
-from .errors import DataError, UserError, nearest
+from .errors import UserError, nearest
+from .fitted import Fitted, picks
 from .methods.base import Method
 from .metrics import MetricFactory
-from .module import Row, TransferModule
+from .module import TransferModule
 from .nn.backbones import Features
 from .nn.model import Model
 from .optim import Optim
+from .trainer import TrainerSettings
 from .tuning import Tuning, parameter_table
-from .types import Count, DataInfo
+from .types import DataInfo
 from .validators import Validator
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """How long and on what a stage trains.
-
-    Attributes:
-        epochs: evaluations and checkpoints happen once an epoch.
-        steps_per_epoch: batches per epoch; None: once through the largest role.
-        batch_size: rows per role and step, one number or one per role.
-        eval_batch_size: rows per batch at evaluation.
-        eval_rows: evaluate on so many rows at most; None: all. Only for trying things out.
-        accelerator: `auto`, `cpu` or `cuda`.
-        precision: `auto` is bf16 where the GPU has it, else float32. On most CPUs bf16 is slower.
-        early_stop: a validator; training stops after `patience` epochs without a better score.
-        patience: see `early_stop`.
-        log_every: steps between rows of losses in TensorBoard.
-        deterministic: refuse operations that are not reproducible on a GPU.
-    """
-
-    epochs: Count = 10
-    steps_per_epoch: Count | None = None
-    batch_size: Count | dict[str, Count] = 32
-    eval_batch_size: Count = 256
-    eval_rows: Count | None = None
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "32", "bf16", "16"] = "auto"
-    early_stop: str | None = None
-    patience: Count = 5
-    log_every: Count = 50
-    deterministic: bool = False
-
-    def device(self) -> torch.device:
-        cuda = torch.cuda.is_available() if self.accelerator == "auto" else self.accelerator == "cuda"
-        if cuda and not torch.cuda.is_available():
-            raise UserError("trainer.accelerator=cuda: no CUDA device is available; use auto or cpu")
-        return torch.device("cuda" if cuda else "cpu")
-
-    def lightning_precision(self, device: torch.device) -> str:
-        if self.precision == "auto":
-            return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
-        return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[self.precision]
-
-    def sizes(self, roles: tuple[str, ...]) -> dict[str, int]:
-        """Batch size of each role."""
-        if isinstance(self.batch_size, int):
-            return dict.fromkeys(roles, self.batch_size)
-        if missing := [role for role in roles if role not in self.batch_size]:
-            raise UserError(f"trainer.batch_size: no size for role '{missing[0]}', got {dict(self.batch_size)}")
-        return {role: self.batch_size[role] for role in roles}
 
 
 @dataclass
@@ -108,16 +58,6 @@ class Stage:
     cache: Path
 
 
-@dataclass
-class Fitted:
-    """What a stage leaves: a row per epoch, the pick of each criterion, and its cost."""
-
-    history: list[Row]
-    picks: dict[str, dict[str, Any]]
-    timing: dict[str, float]
-    parameters: dict[str, list[int]] = field(default_factory=dict)
-
-
 def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Console, resume: bool) -> Fitted:
     """Train one stage; afterwards `model` holds its last weights.
 
@@ -132,14 +72,14 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
     pl.seed_everything(key(stage.seed, stage.name, "method") % 2**32, verbose=False)
     stage.tuning.apply(model)
     _check_roles(stage, data)
+    table = parameter_table(model)
+    for part, train, total in table:
+        log.info("%s: %s of %s parameters train", part, f"{train:,}", f"{total:,}")
     with _cached_backbone(stage, model, data, device) as (prepared, augment):
         method = stage.method(model, prepared.info)
         module, loader, evaluation = _assemble(stage, method, prepared, augment, device)
         history, trainer = _trainer(stage, prepared, folder, console, device)
         last = folder / "checkpoints" / stage.name / "last.ckpt"
-        table = parameter_table(model)
-        for part, train, total in table:
-            log.info("%s: %s of %s parameters train", part, f"{train:,}", f"{total:,}")
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         loader.epoch = lambda: trainer.current_epoch
@@ -147,7 +87,10 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
             # Lightning looks for worker processes that this project does without.
             warnings.filterwarnings("ignore", module="pytorch_lightning")
             trainer.fit(
-                module, loader, evaluation, ckpt_path=str(last) if resume and last.exists() else None  # type: ignore[arg-type]
+                module,
+                loader,
+                evaluation,
+                ckpt_path=str(last) if resume and last.exists() else None,
             )
         if trainer.interrupted:
             raise KeyboardInterrupt
@@ -161,51 +104,8 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
     return fitted
 
 
-def finished(folder: Path, name: str) -> Path:
-    """The file whose presence says that a stage is done."""
-    return folder / "checkpoints" / name / "done.json"
-
-
-def store(fitted: Fitted, folder: Path, name: str) -> None:
-    """Mark a stage as done."""
-    replace_text(finished(folder, name), json.dumps(fitted.__dict__))
-
-
-def restore(folder: Path, name: str, model: Model) -> Fitted | None:
-    """A stage that an earlier, killed run has finished: its results, and its weights into `model`."""
-    if not finished(folder, name).exists():
-        return None
-    path = folder / "checkpoints" / name / "last.ckpt"
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    prefix = "method.model."
-    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    # A frozen backbone whose features were cached is not in the checkpoint: it is as it was loaded.
-    unknown = [k for k in model.load_state_dict(weights, strict=False).missing_keys if not k.startswith("backbone.")]
-    if unknown:
-        raise DataError(f"{path} lacks weights: {unknown[:8]}")
-    return Fitted(**json.loads(finished(folder, name).read_text()))
-
-
-def picks(history: list[Row], criteria: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """For `last` and each criterion: the epoch it picks, and the target's metrics there."""
-
-    def at(row: Row) -> dict[str, Any]:
-        return {
-            "epoch": int(row["epoch"]),
-            "target": {k.removeprefix("test/"): v for k, v in row.items() if k.startswith("test/")},
-            "validators": {k.removeprefix("val/"): v for k, v in row.items() if k.startswith("val/")},
-        }
-
-    found = {"last": at(history[-1])}
-    for name, score in criteria.items():
-        rows = [row for row in history if math.isfinite(row.get(score, math.nan))]
-        if rows:
-            found[name] = at(max(rows, key=lambda row: row[score]))
-    return found
-
-
 def _criteria(stage: Stage, data: Prepared) -> dict[str, str]:
-    names = [name for name in ("source_val", "labeled_val") if name in data.evaluation]
+    names: list[str] = [name for name in ("source_val", "labeled_val") if name in data.evaluation]
     if "target" in data.evaluation:
         names += stage.validators
     oracle = {"oracle": ORACLE} if data.truth is not None and "accuracy" in stage.metrics else {}
@@ -222,7 +122,8 @@ def _check_roles(stage: Stage, data: Prepared) -> None:
     for role in wanted.roles:
         if role not in data.roles:
             raise UserError(
-                f"stage {stage.name}: method {wanted.__name__} reads role '{role}', which this data lacks: {fixes[role]}"
+                f"stage {stage.name}: method {wanted.__name__} reads role '{role}', which this data lacks: "
+                f"{fixes[role]}"
             )
     for role, size in stage.trainer.sizes(wanted.roles).items():
         if len(data.roles[role]) < size:
@@ -251,7 +152,10 @@ class _cached_backbone:  # noqa: N801 (used like a function)
                 "augmentation (tuning.cache_features=false augments)"
             )
         rows = cached_features(
-            {**{f"role {k}": v for k, v in data.roles.items()}, **{f"eval {k}": v for k, v in data.evaluation.items()}},
+            {
+                **{f"role {k}": v for k, v in data.roles.items()},
+                **{f"eval {k}": v for k, v in data.evaluation.items()},
+            },
             data.contents,
             self.backbone,
             stage.augment,
@@ -326,9 +230,8 @@ def _trainer(
     if settings.early_stop is not None:
         usable = {name: score for name, score in criteria.items() if name != "oracle"}
         if settings.early_stop not in usable:
-            raise UserError(
-                f"trainer.early_stop: no validator '{settings.early_stop}'{nearest(settings.early_stop, usable)}"
-            )
+            hint = nearest(settings.early_stop, usable)
+            raise UserError(f"trainer.early_stop: no validator '{settings.early_stop}'{hint}")
         early.append(EarlyStopping(usable[settings.early_stop], patience=settings.patience, mode="max"))
     trainer = pl.Trainer(
         max_epochs=settings.epochs,
@@ -336,7 +239,12 @@ def _trainer(
         devices=1,
         precision=settings.lightning_precision(device),  # type: ignore[arg-type]
         logger=pl.loggers.TensorBoardLogger(str(folder), name="tensorboard", version=stage.name),
-        callbacks=[history, Display(stage.name, console), *early, *checkpoints(folder / "checkpoints" / stage.name, criteria)],
+        callbacks=[
+            history,
+            Display(stage.name, console),
+            *early,
+            *checkpoints(folder / "checkpoints" / stage.name, criteria),
+        ],
         plugins=[WholeFiles()],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -350,10 +258,10 @@ def _trainer(
 
 
 def _timing(history: History, device: torch.device) -> dict[str, float]:
-    import resource
-
     memory = (
-        torch.cuda.max_memory_allocated() if device.type == "cuda" else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        torch.cuda.max_memory_allocated()
+        if device.type == "cuda"
+        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     )
     return {
         "seconds": round(history.seconds, 3),

@@ -70,6 +70,10 @@ class NormOnly(Tuning):
 def parameter_table(model: Model) -> list[tuple[str, int, int]]:
     """(part, trainable parameters, all parameters) for backbone, neck and head."""
     return [
-        (name, sum(p.numel() for p in part.parameters() if p.requires_grad), sum(p.numel() for p in part.parameters()))
+        (
+            name,
+            sum(p.numel() for p in part.parameters() if p.requires_grad),
+            sum(p.numel() for p in part.parameters()),
+        )
         for name, part in model.named_children()
     ]

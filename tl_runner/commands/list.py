@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import rich
-import yaml
 from rich.table import Table
 
 from ..errors import UserError, nearest
@@ -42,7 +41,11 @@ def describe(file: Path) -> tuple[str, str]:
     # `a.b.C` is found in the user's folder or in this package, never imported.
     module, _, name = target[1].rpartition(".")
     relative = Path(*module.split(".")[1:]).with_suffix(".py")
-    roots = [PACKAGE / relative] if module.startswith("tl_runner.") else [Path(*module.split(".")).with_suffix(".py")]
+    roots = (
+        [PACKAGE / relative]
+        if module.startswith("tl_runner.")
+        else [Path(*module.split(".")).with_suffix(".py")]
+    )
     for path in roots:
         if path.is_file():
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -70,12 +73,12 @@ def main(arguments: list[str], folders: list[Path]) -> None:
         rich.print(table)
         return
     wanted = arguments[0]
-    group = next((g for g in (wanted, wanted.removesuffix("s"), wanted + "s") if g in found), None)
-    if group is None:
+    names = [g for g in (wanted, wanted.removesuffix("s"), wanted + "s") if g in found]
+    if not names:
         raise UserError(f"tlrun list: no group '{wanted}'{nearest(wanted, found)}")
-    described = {option: describe(file) for option, file in found[group].items()}
+    described = {option: describe(file) for option, file in found[names[0]].items()}
     cited = any(source for _, source in described.values())
-    table = Table(group, "what it is", *(["source"] if cited else []), show_lines=cited)
+    table = Table(names[0], "what it is", *(["source"] if cited else []), show_lines=cited)
     for option, (line, source) in described.items():
         table.add_row(option, line, *([source] if cited else []))
     rich.print(table)

@@ -64,7 +64,9 @@ class View:
     @property
     def fixed(self) -> bool:
         """Whether it gives the same picture every time."""
-        return self.crop == "center" and not any((self.flip, self.rotate, self.shear, self.erase, *self.color))
+        return self.crop == "center" and not any(
+            (self.flip, self.rotate, self.shear, self.erase, *self.color)
+        )
 
     def draw(self, n: int, height: int, width: int, size: int, generator: torch.Generator) -> Drawn:
         """Parameters for n images of height × width."""
@@ -79,8 +81,12 @@ class View:
             box = self._resized(n, height, width, uniform)
         else:
             h, w = min(size, height), min(size, width)
-            top = uniform(n) * (height - h + 1) if self.crop == "random" else torch.full((n,), (height - h) / 2)
-            left = uniform(n) * (width - w + 1) if self.crop == "random" else torch.full((n,), (width - w) / 2)
+            top = (
+                uniform(n) * (height - h + 1) if self.crop == "random" else torch.full((n,), (height - h) / 2)
+            )
+            left = (
+                uniform(n) * (width - w + 1) if self.crop == "random" else torch.full((n,), (width - w) / 2)
+            )
             box = torch.stack([top.floor(), left.floor(), torch.full((n,), h), torch.full((n,), w)], 1)
         flip = uniform(n) < self.flip
         angle, shear = either_way(math.radians(self.rotate)), either_way(math.radians(self.shear))
@@ -103,7 +109,9 @@ class View:
         h = torch.where(whole, torch.tensor(float(height)), h.gather(1, first)[:, 0])
         w = torch.where(whole, torch.tensor(float(width)), w.gather(1, first)[:, 0])
         where = uniform(n, 2)
-        return torch.stack([(where[:, 0] * (height - h + 1)).floor(), (where[:, 1] * (width - w + 1)).floor(), h, w], 1)
+        return torch.stack(
+            [(where[:, 0] * (height - h + 1)).floor(), (where[:, 1] * (width - w + 1)).floor(), h, w], 1
+        )
 
 
 class Augment:
@@ -140,11 +148,8 @@ def apply(rows: Tensor, drawn: Drawn, size: int) -> Tensor:
     """(n, H, W, C) uint8 -> (n, C, size, size) uint8 with the drawn parameters."""
     images = rows.permute(0, 3, 1, 2)
     turned = bool(drawn.angle.any()) or bool(drawn.shear.any())
-    if rows.is_cuda or turned:
-        out = _batched(images, drawn, size)
-    else:
-        out = _each(images, drawn, size)
-    return _recolor(out, drawn)
+    draw = _batched if rows.is_cuda or turned else _each
+    return _recolor(draw(images, drawn, size), drawn)
 
 
 def _each(images: Tensor, drawn: Drawn, size: int) -> Tensor:

@@ -45,7 +45,9 @@ class EmbeddedDigits:
         half = len(digits) // 2
         rows = order[:half] if domain == "clean" else order[half:]
         small = (digits[rows].reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
-        images = np.stack([np.asarray(Image.fromarray(d).resize((32, 32), Image.Resampling.BICUBIC)) for d in small])
+        images = np.stack(
+            [np.asarray(Image.fromarray(d).resize((32, 32), Image.Resampling.BICUBIC)) for d in small]
+        )
         images = np.repeat(images[..., None], 3, axis=3)
         if domain == "photo":
             photos = load_sample_images().images
@@ -54,7 +56,9 @@ class EmbeddedDigits:
                 top, left = (rng.integers(0, n - 32) for n in photo.shape[:2])
                 patch = photo[top : top + 32, left : left + 32].astype(np.int16)
                 images[i] = np.abs(patch - images[i]).astype(np.uint8)
-        return from_labels(domain, [f"digit_{i:04d}" for i in rows], [str(y) for y in labels[rows]], array=images)
+        return from_labels(
+            domain, [f"digit_{i:04d}" for i in rows], [str(y) for y in labels[rows]], array=images
+        )
 
 
 class GaussianShift:
@@ -99,7 +103,9 @@ class GaussianShift:
             a = math.radians(self.angle)
             x = x @ np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
         names = [f"{domain}_{i:06d}" for i in range(n)]
-        return from_labels(domain, names, [("negative", "positive")[y] for y in labels], array=x.astype(np.float32))
+        return from_labels(
+            domain, names, [("negative", "positive")[y] for y in labels], array=x.astype(np.float32)
+        )
 
 
 class DigitsFive:
@@ -123,7 +129,9 @@ class DigitsFive:
         if domain in ("mnist_m", "syn"):
             return Folders(str(self.root), "{domain}/{split}/{class}/*").read(domain)
         if domain not in names:
-            raise DataError(f"data=digit5 has no domain '{domain}'{nearest(domain, [*names, 'mnist_m', 'syn'])}")
+            raise DataError(
+                f"data=digit5 has no domain '{domain}'{nearest(domain, [*names, 'mnist_m', 'syn'])}"
+            )
         parts: list[tuple[str, Any, list[int]]] = []
         for split in ("train", "test"):
             data = self._open(names[domain], split)

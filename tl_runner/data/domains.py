@@ -134,7 +134,11 @@ class DomainData:
         return samples, FileStore(samples.files, self.resize, self.channels, pool)
 
     def _divide(
-        self, domains: dict[str, Samples], classes: tuple[str, ...], stores: dict[str, Store], prints: dict[str, str]
+        self,
+        domains: dict[str, Samples],
+        classes: tuple[str, ...],
+        stores: dict[str, Store],
+        prints: dict[str, str],
     ) -> Prepared:
         sets: dict[str, list[tuple[str, Array]]] = {}
         labels = {name: s.labels_in(classes) for name, s in domains.items()}
@@ -170,15 +174,16 @@ class DomainData:
                 tuple(domain for domain, _ in parts),
             )
 
-        roles = {role: rows(role) for role in ("source", "labeled") if role in sets}
+        roles: dict[str, Rows] = {role: rows(role) for role in ("source", "labeled") if role in sets}
         if "target" in sets:
             roles["target"] = rows("target").hidden()
+        evaluation: dict[str, Rows]
         evaluation = {name: rows(name) for name in ("source_val", "labeled_val") if name in sets}
         truth = None
         if "target_test" in sets:
-            test = rows("target_test")
-            truth = test.y if bool((test.y >= 0).all()) else None
-            evaluation["target"] = test.hidden()
+            tested = rows("target_test")
+            truth = tested.y if bool((tested.y >= 0).all()) else None
+            evaluation["target"] = tested.hidden()
         info = DataInfo(
             classes,
             next(iter(stores.values())).shape,
@@ -202,19 +207,21 @@ class DomainData:
         for k in np.unique(y[usable]):
             rows = np.flatnonzero(y == k)
             g = generator(self.seed, "source_val", samples.domain, int(k))
-            held[rows[torch.randperm(len(rows), generator=g).numpy()[: round(self.source_val * len(rows))]]] = True
+            held[
+                rows[torch.randperm(len(rows), generator=g).numpy()[: round(self.source_val * len(rows))]]
+            ] = True
         return np.flatnonzero(usable & ~held), np.flatnonzero(held)
 
-    def _target_rows(
-        self, samples: Samples, y: Array
-    ) -> tuple[Array, Array, Array]:
+    def _target_rows(self, samples: Samples, y: Array) -> tuple[Array, Array, Array]:
         # An unlabelled target is all of it; a labelled one loses the classes that `shared` drops.
         usable = (y >= 0) if samples.classes else np.ones(len(y), dtype=bool)
         if self.protocol == "transductive":
             rows = np.flatnonzero(usable)
             return rows, rows[:0], rows
         if samples.split is not None and (samples.split == "test").any():
-            train, val, test = (np.flatnonzero(usable & (samples.split == s)) for s in ("train", "val", "test"))
+            train, val, test = (
+                np.flatnonzero(usable & (samples.split == s)) for s in ("train", "val", "test")
+            )
             return train, val, test
         # Never by class: the split must not know target labels.
         order = torch.randperm(len(y), generator=generator(self.seed, "target_test", samples.domain)).numpy()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .augment import Augment
 from .loader import EvalLoader, Rows
@@ -20,7 +20,9 @@ from .store import ArrayStore, build_map
 def fingerprint(backbone: nn.Module) -> str:
     """Of the network's structure and weights."""
     digest = hashlib.sha256(str(backbone).encode())
-    for name, tensor in sorted({**dict(backbone.named_buffers()), **dict(backbone.named_parameters())}.items()):
+    for name, tensor in sorted(
+        {**dict(backbone.named_buffers()), **dict(backbone.named_parameters())}.items()
+    ):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -33,7 +35,6 @@ def cached_features(
     augment: Augment,
     folder: Path,
     device: torch.device,
-    batch_size: int = 64,
 ) -> dict[str, Rows]:
     """The same rows as (N, D) features of the central view.
 
@@ -47,14 +48,23 @@ def cached_features(
     """
     view = augment.center()
     network = fingerprint(backbone)
-    backbone = backbone.to(device).eval()
+    backbone = backbone.to(device).to(memory_format=torch.channels_last).eval()
+    # On a CPU small batches stay in its caches: measured on 2 cores with EfficientNet-Lite0, 164 images/s
+    # at 16 and channels_last against 96 at 64 and contiguous.
+    batch_size = 16 if device.type == "cpu" else 256
     stores: dict[int, ArrayStore] = {}
     for r in rows.values():
         for name, store in zip(r.names, r.stores, strict=True):
             if id(store) not in contents or id(store) in stores:
                 continue
-            total = int(store.data.shape[0]) if isinstance(store, ArrayStore) else len(store.files)  # type: ignore[attr-defined]
-            whole = Rows([store], torch.zeros(total, dtype=torch.long), torch.arange(total), torch.zeros(total), (name,))
+            total = len(store)
+            whole = Rows(
+                [store],
+                torch.zeros(total, dtype=torch.long),
+                torch.arange(total),
+                torch.zeros(total),
+                (name,),
+            )
             about = hashlib.sha256(f"{network} {contents[id(store)]} {view.size}".encode()).hexdigest()[:20]
             path = folder / f"{name}-{about}.npy"
 
@@ -62,10 +72,14 @@ def cached_features(
                 part = replace(whole, index=torch.arange(first, last))
                 with torch.inference_mode():
                     loader = EvalLoader(part, batch_size, view, device)
-                    return torch.cat([backbone(b.x).float().cpu() for b in loader]).numpy()
+                    return torch.cat([backbone(_channels_last(b.x)).float().cpu() for b in loader]).numpy()
 
             if not path.exists():
                 build_map(path, (total, int(backbone.num_features)), np.float32, fill, f"features of {name}")  # type: ignore[arg-type]
             # Small enough for memory, and gathered at every step.
             stores[id(store)] = ArrayStore(torch.from_numpy(np.load(path)))
     return {role: replace(r, stores=[stores[id(s)] for s in r.stores]) for role, r in rows.items()}
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)

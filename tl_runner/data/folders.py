@@ -14,7 +14,7 @@ from .samples import Samples, from_labels
 
 log = logging.getLogger(__name__)
 
-IMAGES = frozenset(".jpg .jpeg .png .bmp .webp .tif .tiff .gif .ppm .pgm".split())
+IMAGES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"])
 _HOLE = re.compile(r"\{(\w+)\}")
 
 
@@ -46,7 +46,9 @@ class Folders:
         if layout is None:
             raise DataError(f"data.layout: no layout for domain '{domain}'{nearest(domain, self.layouts)}")
         if unknown := set(_HOLE.findall(layout)) - {"domain", "class", "split"}:
-            raise DataError(f"data.layout: unknown {{{unknown.pop()}}}; known: {{domain}}, {{class}}, {{split}}")
+            raise DataError(
+                f"data.layout: unknown {{{unknown.pop()}}}; known: {{domain}}, {{class}}, {{split}}"
+            )
         if not self.root.is_dir():
             raise DataError(self._missing(self.root, layout))
         filled = layout.replace("{domain}", domain)
@@ -77,7 +79,9 @@ class Folders:
     def _name_empty(self, filled: str, found: set[str], domain: str) -> None:
         folder = filled[: filled.index("{class}") + len("{class}")]
         pattern = _pattern(folder)
-        folders = (f.relative_to(self.root).as_posix() for f in self.root.glob(_HOLE.sub("*", folder)) if f.is_dir())
+        folders = (
+            f.relative_to(self.root).as_posix() for f in self.root.glob(_HOLE.sub("*", folder)) if f.is_dir()
+        )
         present = {m["class"] for m in map(pattern.fullmatch, folders) if m}
         if empty := sorted(c for c in present - found if not c.startswith(".")):
             log.warning("domain '%s': class folders without an image are ignored: %s", domain, empty)
@@ -107,7 +111,14 @@ def _pattern(layout: str) -> re.Pattern[str]:
     return re.compile(regex)
 
 
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 
 
 def _split_name(given: str | None, where: str) -> str:
@@ -159,16 +170,21 @@ class Lists:
                 raise DataError(f"data.files: no list file {file}; expected lines 'path label'{hint}")
             split = next((s for s in ("train", "val", "test") if s in file.stem.split("_")), "train")
             table = file.suffix in (".csv", ".tsv")
-            for path, label, of, part in (_read_table(file) if table else _read_list(file)):
+            for path, label, of, part in _read_table(file) if table else _read_list(file):
                 domains.add(of)
                 if of in ("", domain):
                     rows.append((path, label, part or split))
         if not rows:
-            raise DataError(f"{', '.join(self.files)}: no row of domain '{domain}'{nearest(domain, domains - {''})}")
+            raise DataError(
+                f"{', '.join(self.files)}: no row of domain '{domain}'{nearest(domain, domains - {''})}"
+            )
         files = [self.root / path for path, _, _ in rows]
         if missing := [str(f) for f in files if not f.is_file()]:
             raise DataError(f"{len(missing)} listed images do not exist: {', '.join(missing[:5])}")
-        labels = [f.parent.name if self.class_from == "folder" else label for f, (_, label, _) in zip(files, rows, strict=True)]
+        labels = [
+            f.parent.name if self.class_from == "folder" else label
+            for f, (_, label, _) in zip(files, rows, strict=True)
+        ]
         splits = [_split_name(split, path) for path, _, split in rows]
         return from_labels(
             domain,
@@ -187,7 +203,9 @@ def _read_table(file: Path) -> list[Row]:
         reader = csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",")
         header = reader.fieldnames or []
         if "path" not in header:
-            raise DataError(f"{file}: expected a header with 'path', 'label'[, 'domain', 'split'], got {header}")
+            raise DataError(
+                f"{file}: expected a header with 'path', 'label'[, 'domain', 'split'], got {header}"
+            )
         rows = []
         for number, row in enumerate(reader, start=2):
             if not row["path"] or None in row.values():

@@ -155,7 +155,7 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         g = torch.Generator()
-        for row in torch.arange(self.count).split(self.batch_size):
+        for row in torch.split(torch.arange(self.count), self.batch_size):
             yield self.rows.batch(row, self.augment(self.rows.gather(row).to(self.device), g)).to(self.device)
 
 
@@ -168,6 +168,4 @@ def on_device(rows: Mapping[str, Rows], device: torch.device) -> dict[str, Rows]
     if size > torch.cuda.mem_get_info(device)[0] / 2:
         return dict(rows)
     moved = {name: s.to(device) for name, s in stores.items()}
-    return {
-        name: replace(r, stores=[moved.get(id(s), s) for s in r.stores]) for name, r in rows.items()
-    }
+    return {name: replace(r, stores=[moved.get(id(s), s) for s in r.stores]) for name, r in rows.items()}

@@ -56,7 +56,10 @@ class Samples:
         if not self.classes:
             return self.labels
         index = {name: i for i, name in enumerate(classes)}
-        return np.array([index.get(name, HIDDEN) for name in self.classes], dtype=np.int64)[self.labels]
+        table: np.ndarray[Any, np.dtype[np.int64]]
+        table = np.array([index.get(name, HIDDEN) for name in self.classes], dtype=np.int64)
+        labels: np.ndarray[Any, np.dtype[np.int64]] = table[self.labels]
+        return labels
 
     def fingerprint(self) -> str:
         """Changes when a file is added, removed, renamed or rewritten."""
@@ -80,8 +83,9 @@ def from_labels(
     domain: str, names: list[str], labels: list[str] | None, splits: list[str] | None = None, **where: Any
 ) -> Samples:
     """`Samples` from class *names*, one a sample; None for a domain without labels."""
+    classes: tuple[str, ...] = ()
     if labels is None:
-        classes, ids = (), np.full(len(names), HIDDEN)
+        ids = np.full(len(names), HIDDEN)
     else:
         classes = tuple(sorted(set(labels)))
         index = {name: i for i, name in enumerate(classes)}

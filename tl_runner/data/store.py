@@ -35,6 +35,8 @@ class Store(Protocol):
     def rows(self, index: Tensor) -> Tensor:
         """(len(index), ...): uint8 images (n, H, W, C), or float32 vectors (n, D)."""
 
+    def __len__(self) -> int: ...
+
 
 class ArrayStore:
     """Rows of an array in memory, on a device, or mapped from a file."""
@@ -50,6 +52,9 @@ class ArrayStore:
     def rows(self, index: Tensor) -> Tensor:
         return self.data[index.to(self.data.device)]
 
+    def __len__(self) -> int:
+        return len(self.data)
+
     def to(self, device: torch.device) -> ArrayStore:
         return ArrayStore(self.data.to(device))
 
@@ -59,7 +64,10 @@ class FileStore:
 
     def __init__(self, files: list[Path], side: int, channels: int, pool: ThreadPoolExecutor) -> None:
         self.files, self.side, self.channels, self.pool = files, side, channels, pool
-        self.shape = (side, side, channels)
+        self.shape: tuple[int, ...] = (side, side, channels)
+
+    def __len__(self) -> int:
+        return len(self.files)
 
     def rows(self, index: Tensor) -> Tensor:
         files = [self.files[i] for i in index.tolist()]
@@ -67,7 +75,9 @@ class FileStore:
         return torch.from_numpy(np.stack(list(images)))
 
 
-def decode(source: Path | np.ndarray[Any, Any], side: int, channels: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def decode(
+    source: Path | np.ndarray[Any, Any], side: int, channels: int
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """One image as (side, side, channels) uint8, whatever its mode, orientation and depth.
 
     Bilinear with antialiasing, as the published protocols resize.
@@ -216,7 +226,9 @@ def cached_pixels(
         return samples, ArrayStore.map(path)
     if on_corrupt == "error":
         raise _corrupt(known)
-    log.warning("domain '%s': %d unreadable images left out: %s", samples.domain, len(known), ", ".join(known))
+    log.warning(
+        "domain '%s': %d unreadable images left out: %s", samples.domain, len(known), ", ".join(known)
+    )
     good = np.array([str(original) not in known for original in originals])
     data = ArrayStore.map(path).data[torch.from_numpy(np.flatnonzero(good))]
     return samples.keep(good), ArrayStore(data)

@@ -46,4 +46,5 @@ def information_maximization(logits: Tensor) -> Tensor:
     """
     mean = F.softmax(logits, dim=1).mean(0)
     diversity = -torch.special.xlogy(mean, mean.clamp_min(torch.finfo(mean.dtype).tiny)).sum()
-    return entropy(logits) - diversity
+    loss: Tensor = entropy(logits) - diversity
+    return loss

@@ -7,6 +7,8 @@ uint8 images itself: the data path stays in bytes until the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,10 +74,15 @@ def timm(name: str, weights: str = "hub", shape: tuple[int, ...] = (3, 224, 224)
         UserError: for an unknown name or weights that cannot be had.
     """
     import timm as library
+    from timm.data.config import resolve_model_data_config
 
     if not library.is_model(name):
-        raise UserError(f"model.backbone.name: timm has no model '{name}'{nearest(name, library.list_models())}")
-    options = {"img_size": shape[-1]} if "vit" in name or "swin" in name or "deit" in name else {}
+        raise UserError(
+            f"model.backbone.name: timm has no model '{name}'{nearest(name, library.list_models())}"
+        )
+    options: dict[str, Any] = (
+        {"img_size": shape[-1]} if "vit" in name or "swin" in name or "deit" in name else {}
+    )
     try:
         net = library.create_model(
             name, pretrained=weights == "hub", num_classes=0, in_chans=shape[0], **options
@@ -86,10 +93,12 @@ def timm(name: str, weights: str = "hub", shape: tuple[int, ...] = (3, 224, 224)
         raise _unreachable(name, error) from error
     if weights not in ("hub", "none"):
         stored.load(net, stored.locate(weights))
-    about = library.data.resolve_model_data_config(net)
+    about = resolve_model_data_config(net)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         features = net.eval()(torch.zeros(1, *shape)).shape[1]
-    return Backbone(net, features, _as_channels(about["mean"], shape[0]), _as_channels(about["std"], shape[0]))
+    return Backbone(
+        net, features, _as_channels(about["mean"], shape[0]), _as_channels(about["std"], shape[0])
+    )
 
 
 def torchvision(name: str, weights: str = "hub", shape: tuple[int, ...] = (3, 224, 224)) -> Backbone:
@@ -171,5 +180,5 @@ def tiny(width: Count = 32, shape: tuple[int, ...] = (3, 32, 32)) -> Backbone:
 def mlp(hidden: Count = 64, layers: Count = 2, shape: tuple[int, ...] = (2,)) -> Backbone:
     """Fully connected layers with ReLU, for vectors."""
     sizes = [shape[0], *[hidden] * layers]
-    parts = [m for i, o in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(i, o), nn.ReLU())]
+    parts = [m for i, o in pairwise(sizes) for m in (nn.Linear(i, o), nn.ReLU())]
     return _sequential(shape, nn.Flatten(), *parts)

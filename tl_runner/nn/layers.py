@@ -17,7 +17,7 @@ class _Reverse(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return -ctx.strength * grad, None
 
 
@@ -26,7 +26,7 @@ def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
 
     Ganin & Lempitsky, ICML 2015, https://arxiv.org/abs/1409.7495
     """
-    return _Reverse.apply(x, strength)  # type: ignore[no-any-return, no-untyped-call]
+    return _Reverse.apply(x, strength)  # type: ignore[no-any-return]
 
 
 def mlp(inputs: int, hidden: int, outputs: int, batch_norm: bool = True) -> nn.Sequential:
@@ -54,7 +54,8 @@ class RandomizedMap(nn.Module):
         self.register_buffer("R_p", torch.randn(classes, outputs))
 
     def forward(self, f: Tensor, p: Tensor) -> Tensor:
-        return (f @ self.R_f) * (p @ self.R_p) / self.R_f.shape[1] ** 0.5
+        joint: Tensor = (f @ self.R_f) * (p @ self.R_p) / self.R_f.shape[1] ** 0.5
+        return joint
 
 
 NeckName = Literal["none", "bottleneck", "shot"]

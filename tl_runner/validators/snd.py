@@ -29,7 +29,7 @@ class SoftNeighborhoodDensity:
     def density(self, logits: Tensor) -> Tensor:
         p = F.normalize(F.softmax(logits.float(), dim=1), dim=1)
         total = p.new_zeros(())
-        for rows in torch.arange(len(p), device=p.device).split(self.chunk):
+        for rows in torch.split(torch.arange(len(p), device=p.device), self.chunk):
             similarity = p[rows] @ p.T / self.temperature
             similarity[torch.arange(len(rows)), rows] = -torch.inf
             log_q = F.log_softmax(similarity, dim=1)

@@ -1,0 +1,125 @@
+"""Stand-in data: the layouts of the real data sets, with a few small random images."""
+
+from __future__ import annotations
+
+import bz2
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from PIL import Image
+
+from tl_runner.cli import config_dir
+from tl_runner.commands.list import groups
+
+CONFIGS = groups([config_dir()])
+EXPERIMENTS = sorted(
+    f"{group.removeprefix('experiment').lstrip('/')}/{name}".lstrip("/")
+    for group, options in CONFIGS.items()
+    if group.startswith("experiment")
+    for name in options
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLRUN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TLRUN_DATA", str(tmp_path / "data"))
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The resolved config of a command line."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+    assert isinstance(config, dict)
+    return {str(k): v for k, v in config.items()}
+
+
+Tlrun = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def tlrun(tmp_path: Path) -> Tlrun:
+    """Runs the real command line in an empty working folder."""
+
+    def run(*arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        work = tmp_path / "work"
+        work.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "tl_runner.cli", *arguments]
+        done = subprocess.run(command, cwd=work, capture_output=True, text=True, **options)
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+def result_folder(done: subprocess.CompletedProcess[str]) -> Path:
+    """The folder that a run's last line names."""
+    return Path(done.stdout.strip().splitlines()[-1].removeprefix("Results: "))
+
+
+def save_image(path: Path, seed: int, size: tuple[int, int] = (40, 36)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def image_folders(
+    root: Path, domains: Sequence[str], classes: Sequence[str], layout: str = "{domain}/{class}/*", each: int = 8
+) -> None:
+    """`each` images per class and domain."""
+    splits = ["train", "test"] if "{split}" in layout else [""]
+    for domain in domains:
+        for c, name in enumerate(classes):
+            for i in range(each):
+                place = layout.replace("{domain}", domain).replace("{class}", name)
+                place = place.replace("{split}", splits[i % len(splits)]).replace("*", f"frame_{i:04d}.png")
+                save_image(root / place, seed=hash((domain, c, i)) % 2**32)
+
+
+def stand_in(data: dict[str, Any]) -> None:
+    """Write random images where a composed `data` node looks for real ones."""
+    domains = [d for key in ("source", "target") for d in ([data[key]] if isinstance(data[key], str) else data[key] or [])]
+    kind = data["_target_"].rpartition(".")[2]
+    classes = ["back_pack", "bike", "mug", "ruler"]
+    if kind == "FolderData":
+        image_folders(Path(data["root"]), domains, classes, data["layout"])
+    elif kind == "ListData":
+        root = Path(data["root"])
+        image_folders(root, domains, classes)
+        for domain in domains:
+            lines = [
+                f"{f.relative_to(root).as_posix()} {classes.index(f.parent.name)}"
+                for f in sorted((root / domain).rglob("*.png"))
+            ]
+            for template in data["files"]:
+                part = slice(0, None, 2) if "train" in template else slice(1, None, 2)
+                (root / template.replace("{domain}", domain)).write_text("\n".join(lines[part]) + "\n")
+    elif data["reader"]["_target_"].endswith("DigitsFive"):
+        digit_files(Path(data["reader"]["root"]))
+
+
+def digit_files(root: Path, n: int = 60) -> None:
+    """MNIST's and USPS's file formats with random pixels."""
+    rng = np.random.default_rng(0)
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix, usps in (("train", "usps.bz2"), ("t10k", "usps.t.bz2")):
+        labels = np.arange(n, dtype=np.uint8) % 10
+        pixels = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, n, 28, 28) + pixels.tobytes())
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, n) + labels.tobytes())
+        rows = (
+            f"{y + 1} " + " ".join(f"{i + 1}:{v:.3f}" for i, v in enumerate(rng.uniform(-1, 1, 256))) for y in labels
+        )
+        (root / usps).write_bytes(bz2.compress(("\n".join(rows) + "\n").encode()))

