@@ -17,8 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 
-from tl_runner.cli import config_dir
-from tl_runner.commands.list import groups
+from tl_runner.search import config_dir, groups
 
 CONFIGS = groups([config_dir()])
 EXPERIMENTS = sorted(
@@ -75,7 +74,11 @@ def save_image(path: Path, seed: int, size: tuple[int, int] = (40, 36)) -> None:
 
 
 def image_folders(
-    root: Path, domains: Sequence[str], classes: Sequence[str], layout: str = "{domain}/{class}/*", each: int = 8
+    root: Path,
+    domains: Sequence[str],
+    classes: Sequence[str],
+    layout: str = "{domain}/{class}/*",
+    each: int = 8,
 ) -> None:
     """`each` images per class and domain."""
     splits = ["train", "test"] if "{split}" in layout else [""]
@@ -89,7 +92,11 @@ def image_folders(
 
 def stand_in(data: dict[str, Any]) -> None:
     """Write random images where a composed `data` node looks for real ones."""
-    domains = [d for key in ("source", "target") for d in ([data[key]] if isinstance(data[key], str) else data[key] or [])]
+    domains = [
+        d
+        for key in ("source", "target")
+        for d in ([data[key]] if isinstance(data[key], str) else data[key] or [])
+    ]
     kind = data["_target_"].rpartition(".")[2]
     classes = ["back_pack", "bike", "mug", "ruler"]
     if kind == "FolderData":
@@ -117,9 +124,16 @@ def digit_files(root: Path, n: int = 60) -> None:
     for prefix, usps in (("train", "usps.bz2"), ("t10k", "usps.t.bz2")):
         labels = np.arange(n, dtype=np.uint8) % 10
         pixels = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, n, 28, 28) + pixels.tobytes())
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(
+            struct.pack(">IIII", 2051, n, 28, 28) + pixels.tobytes()
+        )
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, n) + labels.tobytes())
         rows = (
-            f"{y + 1} " + " ".join(f"{i + 1}:{v:.3f}" for i, v in enumerate(rng.uniform(-1, 1, 256))) for y in labels
+            f"{y + 1} " + " ".join(f"{i + 1}:{v:.3f}" for i, v in enumerate(rng.uniform(-1, 1, 256)))
+            for y in labels
         )
         (root / usps).write_bytes(bz2.compress(("\n".join(rows) + "\n").encode()))
+
+
+def _names(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else value

@@ -13,10 +13,10 @@ import torch
 import yaml
 from conftest import CONFIGS, EXPERIMENTS, composed, stand_in
 
-from tl_runner.cli import config_dir
 from tl_runner.methods.base import Method
 from tl_runner.run import run
 from tl_runner.schema import _parameters, check
+from tl_runner.search import config_dir
 
 
 def needs(method: str) -> list[str]:
@@ -72,7 +72,9 @@ def test_recipe_and_tuning(recipe: str, tuning: str, tmp_path: Path) -> None:
     smoke(tmp_path, f"recipe={recipe}", f"tuning={tuning}", "data.labeled_per_class=3", "optim=adamw")
 
 
-@pytest.mark.parametrize("option", [f"augment={a}" for a in CONFIGS["augment"]] + [f"optim={o}" for o in CONFIGS["optim"]])
+@pytest.mark.parametrize(
+    "option", [f"augment={a}" for a in CONFIGS["augment"]] + [f"optim={o}" for o in CONFIGS["optim"]]
+)
 def test_augment_and_optim(option: str, tmp_path: Path) -> None:
     smoke(tmp_path, option)
 
@@ -101,12 +103,24 @@ def test_extra_choices(tmp_path: Path) -> None:
 
 def _class_configs() -> list[tuple[str, str]]:
     found = []
-    for group in ("method", "tuning", "augment", "optim", "data", "model", "trainer", "optim/schedule", "validators"):
+    for group in (
+        "method",
+        "tuning",
+        "augment",
+        "optim",
+        "data",
+        "model",
+        "trainer",
+        "optim/schedule",
+        "validators",
+    ):
         found += [(group, name) for name in CONFIGS[group]]
     return found
 
 
-@pytest.mark.parametrize(("group", "name"), [(g, n) for g, n in _class_configs() if g in ("method", "tuning")])
+@pytest.mark.parametrize(
+    ("group", "name"), [(g, n) for g, n in _class_configs() if g in ("method", "tuning")]
+)
 def test_yaml_holds_every_argument_with_its_default(group: str, name: str) -> None:
     node = composed(f"{group}={name}")[group]
     module, _, cls = node.pop("_target_").rpartition(".")

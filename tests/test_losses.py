@@ -44,7 +44,9 @@ def row_entropy(p: Tensor) -> Tensor:
     return -sum(q * torch.log(q) for q in p)
 
 
-def naive_mmd(s: Tensor, t: Tensor, alphas: tuple[float, ...] = ALPHAS, estimator: str = "unbiased") -> Tensor:
+def naive_mmd(
+    s: Tensor, t: Tensor, alphas: tuple[float, ...] = ALPHAS, estimator: str = "unbiased"
+) -> Tensor:
     if estimator == "linear":
         n = min(len(s), len(t))
         s, t = s[:n], t[:n]
@@ -53,7 +55,7 @@ def naive_mmd(s: Tensor, t: Tensor, alphas: tuple[float, ...] = ALPHAS, estimato
         return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
 
     joint = [*s, *t]
-    width = sum(float(squared(a, b)) for a in joint for b in joint) / len(joint) ** 2
+    width = sum(float(squared(a, b).detach()) for a in joint for b in joint) / len(joint) ** 2
 
     def k(a: Tensor, b: Tensor) -> Tensor:
         return sum(torch.exp(-squared(a, b) / (2 * alpha * width)) for alpha in alphas)
@@ -80,7 +82,9 @@ def naive_coral(s: Tensor, t: Tensor) -> Tensor:
         mean_a, mean_b = sum(x[i, a] for i in range(n)) / n, sum(x[i, b] for i in range(n)) / n
         return sum((x[i, a] - mean_a) * (x[i, b] - mean_b) for i in range(n)) / (n - 1)
 
-    return sum((covariance(s, a, b) - covariance(t, a, b)) ** 2 for a in range(d) for b in range(d)) / (4 * d**2)
+    return sum((covariance(s, a, b) - covariance(t, a, b)) ** 2 for a in range(d) for b in range(d)) / (
+        4 * d**2
+    )
 
 
 def naive_mcc(z: Tensor, temperature: float = 2.5) -> Tensor:
@@ -146,13 +150,20 @@ CASES: dict[str, Case] = {
     "im": (information_maximization, naive_im, logits(), {}),
     "discrepancy": (classifier_discrepancy, naive_discrepancy, logits(2), {}),
     "adversarial": (domain_adversarial, naive_adversarial, scores(), {"num_source": 3}),
-    "adversarial-weights": (domain_adversarial, naive_adversarial, scores(), {"num_source": 3, "weights": WEIGHTS}),
+    "adversarial-weights": (
+        domain_adversarial,
+        naive_adversarial,
+        scores(),
+        {"num_source": 3, "weights": WEIGHTS},
+    ),
 }
 
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
-def with_gradient(f: Callable[..., Tensor], args: tuple[Tensor, ...], options: dict[str, Any]) -> tuple[Tensor, ...]:
+def with_gradient(
+    f: Callable[..., Tensor], args: tuple[Tensor, ...], options: dict[str, Any]
+) -> tuple[Tensor, ...]:
     leaves = [a.detach().clone().requires_grad_() for a in args]
     value = f(*leaves, **options)
     return value.detach(), *torch.autograd.grad(value, leaves)
@@ -160,7 +171,9 @@ def with_gradient(f: Callable[..., Tensor], args: tuple[Tensor, ...], options: d
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
 @each_case
-def test_value_and_gradient_are_those_of_the_formula(case: Case, dtype: torch.dtype, tolerance: float) -> None:
+def test_value_and_gradient_are_those_of_the_formula(
+    case: Case, dtype: torch.dtype, tolerance: float
+) -> None:
     loss, naive, args, options = case
     rounded = tuple(a.to(dtype) for a in args)
     found = with_gradient(loss, rounded, options)
@@ -234,12 +247,17 @@ def test_degenerate_batches_are_finite(
         assert part.isfinite().all()
 
 
+@pytest.mark.parametrize("width", [64, 256])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_mmd_does_not_push_where_all_rows_are_equal(estimator: str) -> None:
-    # All differences are zero, so is the true gradient; rounding divided by a tiny bandwidth is not.
-    _, *gradients = with_gradient(mmd, (SAME, SAME), {"estimator": estimator})
-    for g in gradients:
-        assert g.abs().max() < 1.0
+def test_mmd_of_collapsed_features_is_zero_and_does_not_push(estimator: str, width: int) -> None:
+    # All differences are zero, so is the distance: rounding divided by rounding is not.
+    for seed in range(10):
+        row = torch.randn(1, width, generator=torch.Generator().manual_seed(seed))
+        same = row.expand(16, width).clone()
+        value, *gradients = with_gradient(mmd, (same, same), {"estimator": estimator})
+        assert abs(value.item()) < 1e-3
+        for g in gradients:
+            assert g.abs().max() < 1.0
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
@@ -329,7 +347,12 @@ def test_no_gradient_through_the_weights_of_rows() -> None:
 @pytest.mark.parametrize("loss", [mmd, coral])
 @pytest.mark.parametrize(
     ("source", "target", "says"),
-    [((1, 3), (4, 3), "at least 2"), ((4, 3), (1, 3), "at least 2"), ((4, 3), (4, 2), r"\(4, 2\)"), ((4,), (4,), "N, D")],
+    [
+        ((1, 3), (4, 3), "at least 2"),
+        ((4, 3), (1, 3), "at least 2"),
+        ((4, 3), (4, 2), r"\(4, 2\)"),
+        ((4,), (4,), "N, D"),
+    ],
 )
 def test_impossible_batches_are_refused(
     loss: Callable[..., Tensor], source: tuple[int, ...], target: tuple[int, ...], says: str
@@ -366,7 +389,9 @@ def test_each_loss_has_an_example_that_runs(name: str) -> None:
 def test_every_public_loss_is_exported() -> None:
     for info in pkgutil.iter_modules(tl_runner.losses.__path__):
         module = importlib.import_module(f"tl_runner.losses.{info.name}")
-        own = {n for n, f in inspect.getmembers(module, inspect.isfunction) if f.__module__ == module.__name__}
+        own = {
+            n for n, f in inspect.getmembers(module, inspect.isfunction) if f.__module__ == module.__name__
+        }
         if info.name != "precision":
             assert own <= set(tl_runner.losses.__all__)
 

@@ -166,7 +166,12 @@ def test_weights_that_do_not_fit_name_the_keys(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         weights.load(target, tmp_path / "w.pth")
     message = str(caught.value)
-    for part in (str(tmp_path / "w.pth"), "missing: 1.bias", "0.weight (5, 3) instead of (4, 3)", "unexpected: extra"):
+    for part in (
+        str(tmp_path / "w.pth"),
+        "missing: 1.bias",
+        "0.weight (5, 3) instead of (4, 3)",
+        "unexpected: extra",
+    ):
         assert part in message
     assert all(torch.equal(before[k], v) for k, v in target.state_dict().items())
 
@@ -269,12 +274,8 @@ def test_backbones_build(build: Any, shape: tuple[int, ...], width: int | None) 
 
 
 def test_a_torchvision_network_without_a_linear_layer_is_refused_in_a_sentence() -> None:
-    try:
-        net = backbones.torchvision("squeezenet1_1", "none", shape=(3, 64, 64))
-    except UserError as error:
-        assert "squeezenet1_1" in str(error)
-    else:
-        assert net(torch.zeros(1, 3, 64, 64)).shape == (1, net.num_features)
+    with pytest.raises(UserError, match="squeezenet1_1"):
+        backbones.torchvision("squeezenet1_1", "none", shape=(3, 64, 64))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,9 @@ def test_an_unknown_name_gives_the_nearest(build: Any, typed: str, near: str) ->
     assert "model.backbone.name" in str(caught.value)
 
 
-@pytest.mark.parametrize(("build", "library"), [(backbones.timm, "timm"), (backbones.torchvision, "torchvision")])
+@pytest.mark.parametrize(
+    ("build", "library"), [(backbones.timm, "timm"), (backbones.torchvision, "torchvision")]
+)
 def test_weights_that_cannot_be_fetched(build: Any, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*args: Any, **options: Any) -> None:
         raise OSError("no route to host")
@@ -297,7 +300,9 @@ def test_weights_that_cannot_be_fetched(build: Any, library: str, monkeypatch: p
         build("resnet18")
 
 
-@pytest.mark.parametrize(("build", "name"), [(backbones.timm, "resnet10t"), (backbones.torchvision, "resnet18")])
+@pytest.mark.parametrize(
+    ("build", "name"), [(backbones.timm, "resnet10t"), (backbones.torchvision, "resnet18")]
+)
 def test_a_local_file_of_weights_is_used(build: Any, name: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     first = build(name, "none", shape=(3, 32, 32))

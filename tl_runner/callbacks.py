@@ -49,6 +49,19 @@ class WholeFiles(TorchCheckpointIO):
             ) from error
 
 
+class _Quiet(Callback):
+    """Hooks that nobody needs are None: Lightning prepares every other one at every step."""
+
+    on_train_batch_start = on_before_backward = on_after_backward = None  # type: ignore[assignment]
+    on_before_zero_grad = on_before_optimizer_step = None  # type: ignore[assignment]
+
+
+class _Pick(_Quiet, ModelCheckpoint):
+    """The best weights by one score, looked at once an epoch."""
+
+    on_train_batch_end = None  # type: ignore[assignment]
+
+
 def checkpoints(folder: Path, criteria: Mapping[str, str]) -> list[Callback]:
     """One checkpoint of the best weights per criterion, and `last`, which a killed run resumes from.
 
@@ -62,14 +75,14 @@ def checkpoints(folder: Path, criteria: Mapping[str, str]) -> list[Callback]:
         "auto_insert_metric_name": False,
     }
     picks = [
-        ModelCheckpoint(filename=name, monitor=score, mode="max", save_weights_only=True, **common)
+        _Pick(filename=name, monitor=score, mode="max", save_weights_only=True, **common)
         for name, score in criteria.items()
     ]
     # Last in the list: it stores the states of the others.
-    return [*picks, ModelCheckpoint(filename="last", monitor=None, save_top_k=1, **common)]
+    return [*picks, _Pick(filename="last", monitor=None, save_top_k=1, **common)]
 
 
-class History(Callback):
+class History(_Quiet):
     """One row of losses and scores per epoch, and the time it took; part of every checkpoint."""
 
     def __init__(self) -> None:
@@ -117,7 +130,7 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     return stream.getvalue()
 
 
-class Display(Callback):
+class Display(_Quiet):
     """A progress bar on a terminal, a line per epoch elsewhere."""
 
     def __init__(self, stage: str, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,6 +39,10 @@ class TransferModule(pl.LightningModule):
         log_every: steps between two rows of losses in the logger.
     """
 
+    # Lightning prepares every hook at every step, and skips those that are None.
+    on_before_backward = on_after_backward = on_before_zero_grad = on_before_optimizer_step = None  # type: ignore[assignment]
+    on_train_batch_start = on_train_batch_end = None  # type: ignore[assignment]
+
     def __init__(
         self,
         method: Method,
@@ -59,8 +64,7 @@ class TransferModule(pl.LightningModule):
         self.epochs, self.steps, self.seed, self.stage = epochs, steps, seed, stage
         self.loaders, self.validators, self.metrics = loaders, validators, metrics
         self.truth, self.eval_names, self.log_every = truth, eval_names, log_every
-        self.sums: dict[str, Tensor] = {}
-        self.counted = 0
+        self.losses: dict[str, list[Tensor]] = {}
         self.collected: dict[str, list[Collected]] = {}
         self.optimizer: Any = None
 
@@ -71,8 +75,13 @@ class TransferModule(pl.LightningModule):
         # Everything random in an epoch follows from these three: a resumed run needs no other state.
         pl.seed_everything(key(self.seed, self.stage, self.current_epoch) % 2**32, verbose=False)
         self.optimizer = self.optimizers()
-        self.sums, self.counted = {}, 0
+        self.losses = {}
         self.method.begin_epoch(self.collect)
+        # Lightning leaves modules in the mode it finds them in; `Method.train` keeps frozen parts in eval.
+        self.method.train()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # The loaders make batches where they are used.
 
     def training_step(self, batch: Mapping[str, Batch], index: int) -> None:
         done = self.current_epoch * self.steps + index
@@ -80,23 +89,18 @@ class TransferModule(pl.LightningModule):
         self.optim.schedule_lr(self.optimizer, progress, done)
         for step in self.method.steps(batch, progress):
             self.update(step)
-        self.counted += 1
-        if self.counted % self.log_every == 0:
-            self.log_losses()
+        if (index + 1) % self.log_every == 0:
+            self.log_losses(done + 1)
 
     def update(self, step: Step) -> None:
         """One optimiser update."""
         self.optimizer.zero_grad(set_to_none=True)
-        total = (
-            torch.stack(list(step.losses.values())).sum()
-            if len(step.losses) > 1
-            else next(iter(step.losses.values()))
-        )
+        losses = list(step.losses.values())
+        total = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
         for name, loss in step.losses.items():
-            value = loss.detach()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-        # Reading a value of a GPU makes it wait: there, the sums are looked at now and then instead.
-        if total.device.type == "cpu":
+            self.losses.setdefault(name, []).append(loss.detach())
+        # Reading a value of a GPU makes it wait: there, the losses are looked at now and then instead.
+        if total.device.type == "cpu" and not math.isfinite(total.item()):
             self.check_finite()
         self.manual_backward(total)
         if step.updates is not None:
@@ -114,24 +118,23 @@ class TransferModule(pl.LightningModule):
         """Stop at a loss that is not a number, before it reaches a checkpoint.
 
         Raises:
-            TrainingError: naming the losses and the step.
+            TrainingError: naming the loss, and which of its updates in the epoch.
         """
-        bad = [name for name, value in self.sums.items() if not torch.isfinite(value)]
-        if bad:
-            raise TrainingError(
-                f"stage {self.stage}, epoch {self.current_epoch + 1}, step {self.counted + 1}: loss "
-                f"{', '.join(bad)} is not finite; the last checkpoint is kept. Lower optim.lr, or set "
-                "optim.clip_norm"
-            )
+        for name, values in self.losses.items():
+            finite = torch.isfinite(torch.stack(values))
+            if not finite.all():
+                raise TrainingError(
+                    f"stage {self.stage}, epoch {self.current_epoch + 1}, update {int(finite.int().argmin()) + 1}: "
+                    f"loss '{name}' is not finite; the last checkpoint is kept. Lower optim.lr, or set optim.clip_norm"
+                )
 
     def mean_losses(self) -> Row:
-        """Mean of each named loss in this epoch so far."""
-        return {name: float(value) / max(self.counted, 1) for name, value in self.sums.items()}
+        """Mean of each named loss over its updates in this epoch so far."""
+        return {name: float(torch.stack(values).mean()) for name, values in self.losses.items()}
 
-    def log_losses(self) -> None:
+    def log_losses(self, step: int) -> None:
         self.check_finite()
         if self.logger is not None:
-            step = self.current_epoch * self.steps + self.counted
             self.logger.log_metrics({f"loss/{k}": v for k, v in self.mean_losses().items()}, step=step)
 
     def on_train_epoch_end(self) -> None:
@@ -141,9 +144,7 @@ class TransferModule(pl.LightningModule):
     def collect(self, role: str) -> Collected:
         """The model's outputs over all training rows of a role."""
         self.method.eval()
-        parts = [self.outputs(batch) for batch in self.loaders[role]]
-        self.method.train()
-        return _joined(parts)
+        return _joined([self.outputs(batch) for batch in self.loaders[role]])
 
     def outputs(self, batch: Batch) -> Collected:
         out = self.method.predict(batch.x)

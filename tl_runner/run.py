@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 import rich
 import torch
 import yaml
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from . import report
@@ -107,8 +108,18 @@ def _keep_memory() -> None:
 
 
 def build(node: Any) -> Any:
-    """The object that a config node describes."""
-    return instantiate(node, _convert_="all")
+    """The object that a config node describes.
+
+    Raises:
+        UserError: as the object's constructor raised it.
+    """
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        raise cause or error from None
 
 
 def _stage(name: str, config: Config) -> Stage:
@@ -185,8 +196,10 @@ def _joined(names: Any) -> str:
 
 def _method_name(config: Config, stage: str) -> str:
     node = (config["recipe"]["stages"][stage] or {}).get("method") or config["method"]
-    # A method is one word for file, class and YAML.
-    return str(node["_target_"]).split(".")[-2]
+    # A method is one word for file, class and YAML; in a file of several classes, the class.
+    module, _, name = str(node["_target_"]).rpartition(".")
+    word = module.rpartition(".")[2]
+    return word if word.replace("_", "").lower() == name.lower() else name
 
 
 def _story(fitted: Fitted) -> dict[str, Any]:

@@ -11,42 +11,24 @@ import rich
 from rich.table import Table
 
 from ..errors import UserError, nearest
+from ..search import groups
 
 PACKAGE = Path(__file__).parent.parent
-
-
-def groups(folders: list[Path]) -> dict[str, dict[str, Path]]:
-    """Config groups, each with its options and their files; earlier folders win."""
-    found: dict[str, dict[str, Path]] = {}
-    for folder in folders:
-        for file in sorted(folder.rglob("*.yaml")):
-            name = file.relative_to(folder).with_suffix("").as_posix()
-            group, _, option = name.partition("/")
-            if "optim/schedule/" in name:
-                group, option = "optim/schedule", file.stem
-            if option and not file.stem.startswith("_"):
-                found.setdefault(group, {}).setdefault(option, file)
-    return dict(sorted(found.items()))
 
 
 def describe(file: Path) -> tuple[str, str]:
     """One line on a config, and the citation, from its first comment or its class's docstring."""
     text = file.read_text(encoding="utf-8")
     target = re.search(r"^_target_: *([\w.]+)", text, re.MULTILINE)
-    comment = re.match(r"# (?!@)(.+)", text)
+    comment = re.match(r"(?:# @.*\n)?# (.+)", text)
     if comment:
         return comment[1], ""
     if target is None:
         return "", ""
-    # `a.b.C` is found in the user's folder or in this package, never imported.
+    # `a.b.C` is found where an import would find it, but never imported.
     module, _, name = target[1].rpartition(".")
-    relative = Path(*module.split(".")[1:]).with_suffix(".py")
-    roots = (
-        [PACKAGE / relative]
-        if module.startswith("tl_runner.")
-        else [Path(*module.split(".")).with_suffix(".py")]
-    )
-    for path in roots:
+    for root in (PACKAGE.parent, *map(Path, sys.path)):
+        path = root / f"{module.replace('.', '/')}.py"
         if path.is_file():
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:

@@ -121,9 +121,17 @@ class StageLoader:
             for role, rows in self.roles.items():
                 n = self.batch_size[role]
                 row = orders[role][step * n : (step + 1) * n]
-                g = generator(self.seed, self.stage, role, epoch, step, "views")
-                batches[role] = rows.batch(row, self.augment(rows.gather(row).to(self.device), g))
-            return {role: b.to(self.device, non_blocking=True) for role, b in batches.items()}
+                x = rows.gather(row)
+                if x.dtype == torch.uint8:
+                    g = generator(self.seed, self.stage, role, epoch, step, "views")
+                    views = self.augment(x.to(self.device), g)
+                else:
+                    views = (x,)  # Vectors are not augmented.
+                batch = rows.batch(row, views)
+                batches[role] = (
+                    batch if self.device.type == "cpu" else batch.to(self.device, non_blocking=True)
+                )
+            return batches
 
         if not self.workers:
             yield from map(make, range(self.steps))

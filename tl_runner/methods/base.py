@@ -43,7 +43,7 @@ class Method(nn.Module):
 
     def outputs(self, x: dict[str, Tensor]) -> dict[str, Outputs]:
         """Outputs of several inputs in one forward pass."""
-        if self.model.bn == "per_domain":
+        if self.model.bn == "per_domain" or len(x) == 1:
             return {name: self.model(part) for name, part in x.items()}
         joint = self.model(torch.cat(list(x.values())))
         sizes = [len(part) for part in x.values()]

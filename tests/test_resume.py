@@ -1,0 +1,127 @@
+"""A run that is killed at any moment and resumed is the run that was not killed, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Tlrun, composed
+
+from tl_runner.run import run
+
+SETTINGS = (
+    "trainer.epochs=6",
+    "trainer.steps_per_epoch=12",
+    "trainer.batch_size=16",
+    "trainer.accelerator=cpu",
+)
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tl_runner.cli", *SETTINGS, *overrides, f"hydra.run.dir={folder}"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder.parent)
+
+
+def kill_after_first_epoch(process: subprocess.Popen[bytes], checkpoint: Path, delay: float) -> None:
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists():
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(delay)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Weights, optimiser state and metrics of two finished runs."""
+    names = sorted(f.relative_to(one) for f in one.rglob("*.ckpt"))
+    assert names == sorted(f.relative_to(other) for f in other.rglob("*.ckpt"))
+    for name in names:
+        a, b = (torch.load(folder / name, weights_only=True) for folder in (one, other))
+        assert a["epoch"] == b["epoch"], name
+        for key, value in a["state_dict"].items():
+            assert torch.equal(value, b["state_dict"][key]), f"{name}: {key}"
+        for state_a, state_b in zip(
+            a.get("optimizer_states", []), b.get("optimizer_states", []), strict=True
+        ):
+            for p, values in state_a["state"].items():
+                for k, v in values.items():
+                    assert v is None or torch.equal(
+                        torch.as_tensor(v), torch.as_tensor(state_b["state"][p][k])
+                    )
+    assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
+    first, second = (json.loads((f / "results.json").read_text())["stages"] for f in (one, other))
+    assert {k: v["picks"] for k, v in first.items()} == {k: v["picks"] for k, v in second.items()}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=mmd",),
+        ("method=mcd", "augment=strong", "optim=adamw"),
+        ("method=shot", "recipe=source_free"),
+    ],
+    ids=["single-step", "alternating", "two-stages"],
+)
+def test_kill_and_resume(overrides: tuple[str, ...], tmp_path: Path, tlrun: Tlrun) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = start(killed, *overrides)
+    delay = random.Random(str(overrides)).uniform(0, 0.5)
+    kill_after_first_epoch(process, killed / "checkpoints" / "adapt" / "last.ckpt", delay)
+    assert not (killed / "results.json").exists(), "killed too late to show anything"
+    tlrun("resume", str(killed))
+    assert start(whole, *overrides).wait() == 0
+    assert_same(whole, killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_kills_at_random_moments(seed: int, tmp_path: Path, tlrun: Tlrun) -> None:
+    """Several kills of one run, from its start on, at times that are not chosen to suit it."""
+    rng = random.Random(seed)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    method = rng.choice(["method=mmd", "method=mcd", "method=dann"])
+    process = start(killed, method)
+    for _ in range(3):
+        time.sleep(rng.uniform(4, 14))
+        process.kill()
+        process.wait()
+        if not (killed / "config.yaml").exists():
+            process = start(killed, method)
+        else:
+            process = subprocess.Popen([sys.executable, "-m", "tl_runner.cli", "resume", str(killed)])
+    process.wait()
+    assert (killed / "results.json").exists()
+    assert start(whole, method).wait() == 0
+    assert_same(whole, killed)
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:
+    config = composed("trainer=smoke", "method=shot", "recipe=source_free")
+    first = run(config, tmp_path)
+    (tmp_path / "results.json").unlink()
+    (tmp_path / "checkpoints" / "adapt" / "done.json").unlink()
+    for file in (tmp_path / "checkpoints" / "adapt").glob("*.ckpt"):
+        file.unlink()
+    stamp = (tmp_path / "checkpoints" / "source" / "last.ckpt").stat().st_mtime_ns
+    second = run(config, tmp_path, resume=True)
+    assert (tmp_path / "checkpoints" / "source" / "last.ckpt").stat().st_mtime_ns == stamp
+    assert first["stages"]["adapt"]["picks"] == second["stages"]["adapt"]["picks"]
+
+
+def test_same_seed_same_run_other_seed_other_run(tmp_path: Path) -> None:
+    picks = [
+        run(composed("trainer=smoke", f"seed={seed}"), tmp_path / name)["stages"]["adapt"]["picks"]
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert picks[0] == picks[1]
+    assert picks[0] != picks[2]

@@ -1,0 +1,121 @@
+"""Everything that is wrong with a command line, found without importing a class."""
+
+from __future__ import annotations
+
+import sys
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import ConfigError, nearest
+from .schema import ROOT, check_root
+from .search import config_dir, groups, own_configs
+
+# Options of Hydra's that take the next argument.
+_WITH_VALUE = frozenset(
+    [
+        *("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"),
+        *("--cfg", "-c", "--package", "-p", "--info", "-i"),
+    ]
+)
+
+
+def preflight(arguments: list[str]) -> None:
+    """Compose as Hydra will, and report everything that is wrong at once.
+
+    Raises:
+        ConfigError: with all problems that show without importing a class.
+    """
+    overrides: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip or argument in _WITH_VALUE:
+            skip = not skip
+        elif not argument.startswith("-"):
+            overrides.append(argument)
+    problems: list[str] = []
+    parser = OverridesParser.create()
+    variants: list[list[str]] = []
+    for override in overrides:
+        try:
+            parsed = parser.parse_override(override)
+        except HydraException as error:
+            problems.append(f"'{override}' cannot be read: {str(error).splitlines()[0]}")
+            continue
+        if parsed.is_sweep_override() and not {"-m", "--multirun"} & set(arguments):
+            problems.append(f"'{override}' has several values: add -m to run each, or quote it")
+        elif parsed.is_discrete_sweep():
+            variants.append(
+                [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
+            )
+        elif not parsed.is_sweep_override():
+            variants.append([override])
+    # Groups first: whether a key exists depends on what was chosen.
+    variants.sort(key=lambda v: not _is_group(v[0]))
+
+    def problem(chosen: list[str]) -> str | None:
+        try:
+            compose("config", overrides=chosen)
+        except (HydraException, OmegaConfBaseException) as error:
+            return _sentence(error, chosen[-1])
+        return None
+
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        first = [v[0] for v in variants]
+        good: list[str] = []
+        if problem(first) is None:
+            good = first
+        else:
+            for override in first:
+                found = problem([*good, override])
+                if found is None:
+                    good.append(override)
+                else:
+                    problems.append(found)
+        for options in variants:
+            base = [o for o in good if o != options[0]]
+            problems += [p for p in (problem([*base, option]) for option in options[1:]) if p]
+        config = compose("config", overrides=good)
+        plain = OmegaConf.to_container(config, resolve=False)
+        assert isinstance(plain, dict)
+        problems += check_root({str(k): v for k, v in plain.items()})
+    GlobalHydra.instance().clear()
+    if problems:
+        raise ConfigError(problems)
+
+
+def _is_group(override: str) -> bool:
+    name = override.lstrip("+~").split("=")[0].split("@")[0]
+    return override.startswith("hydra.searchpath") or (config_dir() / name).is_dir()
+
+
+def _sentence(error: Exception, override: str) -> str:
+    """What Hydra found wrong with an override, with the nearest right name."""
+    text = str(error)
+    key, _, value = override.lstrip("+~").partition("=")
+    if options := _options(key):
+        return f"{key}: there is no '{value}'{nearest(value, options)}"
+    if "is not in struct" in text or "Could not override" in text:
+        parent, _, last = key.rpartition(".")
+        return f"unknown key '{key}'{nearest(last if parent else key, _siblings(parent) or ROOT)}"
+    lines = [line for line in text.splitlines() if line.strip()]
+    return f"'{override}': {' '.join(lines[:2])}" + (f" ({error.__cause__})" if error.__cause__ else "")
+
+
+def _options(key: str) -> list[str]:
+    """What a group offers, in subgroups too; nothing for a key that is no group."""
+    found = groups([config_dir(), *own_configs(sys.argv[1:])[0]])
+    inside = {group: options for group, options in found.items() if f"{group}/".startswith(f"{key}/")}
+    return [
+        f"{group}/{option}".removeprefix(f"{key}/") for group, options in inside.items() for option in options
+    ]
+
+
+def _siblings(parent: str) -> list[str]:
+    """Keys of the default composition's node at `parent`."""
+    node = OmegaConf.select(compose("config"), parent) if parent else None
+    return [str(k) for k in node] if isinstance(node, DictConfig) else []
