@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -26,6 +27,10 @@ EXPERIMENTS = sorted(
     if group.startswith("experiment")
     for name in options
 )
+
+
+# Tests share few cores with each other; threads that wait for cores cost more than they bring.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -191,6 +191,7 @@ class Malicious:
         return os.mkdir, (str(self.marker),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("how", ["torch", "torch-legacy", "pickle"])
 def test_a_malicious_file_is_refused_and_not_executed(tmp_path: Path, how: str) -> None:
     marker, path = tmp_path / "executed", tmp_path / "w.pth"

@@ -27,6 +27,15 @@ class TrainingError(UserError):
     """Training cannot go on (a loss that is not finite, say); the last good checkpoint is kept."""
 
 
+def reason(error: BaseException) -> str:
+    """An exception in one line.
+
+    >>> reason(ValueError("too small\\nat line 3")), reason(MemoryError())
+    ('ValueError: too small', 'MemoryError')
+    """
+    return ": ".join(filter(None, [type(error).__name__, str(error).partition("\n")[0]]))
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a mistyped name: `; did you mean 'lr'?`, or the known names if none is near.
 

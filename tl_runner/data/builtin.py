@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import DataError, nearest
+from ..errors import DataError, nearest, reason
 from ..types import Count, NonNegative
 from .folders import Folders
 from .samples import Samples, from_labels
@@ -155,6 +155,6 @@ class DigitsFive:
             return getattr(datasets, name)(str(self.root), download=self.download, **which)
         except (RuntimeError, OSError) as error:
             raise DataError(
-                f"{name} ({split}) is not in {self.root.resolve()}: {str(error).splitlines()[0]} "
+                f"{name} ({split}) is not in {self.root.resolve()}: {reason(error)}. "
                 "Set data.download=true, data.root, or paths.data / TLRUN_DATA"
             ) from error

@@ -191,7 +191,11 @@ class DomainData:
             {role: r.names for role, r in roles.items()},
         )
         contents = {id(stores[name]): print_ for name, print_ in prints.items()}
-        whole = hashlib.sha256(repr(sorted(prints.items())).encode()).hexdigest()
+        labelled = {
+            name: (s.classes, s.labels.tobytes(), None if s.split is None else s.split.tolist())
+            for name, s in domains.items()
+        }
+        whole = hashlib.sha256(repr((sorted(prints.items()), sorted(labelled.items()))).encode()).hexdigest()
         return Prepared(roles, evaluation, truth, info, contents, whole)
 
     def _source_rows(self, samples: Samples, y: Array) -> tuple[Array, Array]:

@@ -57,7 +57,7 @@ class Folders:
         for file in sorted(self.root.glob(glob)):
             name = file.relative_to(self.root).as_posix()
             match = pattern.fullmatch(name)
-            if match and file.suffix.lower() in IMAGES and not file.name.startswith("."):
+            if match and file.suffix.lower() in IMAGES and "/." not in f"/{name}":
                 found = match.groupdict()
                 names.append(name)
                 files.append(file)
@@ -207,8 +207,9 @@ def _read_table(file: Path) -> list[Row]:
                 f"{file}: expected a header with 'path', 'label'[, 'domain', 'split'], got {header}"
             )
         rows = []
-        for number, row in enumerate(reader, start=2):
-            if not row["path"] or None in row.values():
+        for row in reader:
+            number = reader.line_num
+            if not row["path"] or None in row or None in row.values():
                 raise DataError(f"{file}:{number}: expected {len(header)} fields ({', '.join(header)})")
             rows.append((row["path"], row.get("label", ""), row.get("domain", ""), row.get("split", "")))
         return rows

@@ -126,7 +126,7 @@ class StageLoader:
                     g = generator(self.seed, self.stage, role, epoch, step, "views")
                     views = self.augment(x.to(self.device), g)
                 else:
-                    views = (x,)  # Vectors are not augmented.
+                    views = (x,) * len(self.augment.views)  # Vectors are not augmented.
                 batch = rows.batch(row, views)
                 batches[role] = (
                     batch if self.device.type == "cpu" else batch.to(self.device, non_blocking=True)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, reason
 from .samples import Samples
 
 log = logging.getLogger(__name__)
@@ -70,9 +70,14 @@ class FileStore:
         return len(self.files)
 
     def rows(self, index: Tensor) -> Tensor:
-        files = [self.files[i] for i in index.tolist()]
-        images = self.pool.map(lambda f: decode(f, self.side, self.channels), files)
+        images = self.pool.map(self._read, [self.files[i] for i in index.tolist()])
         return torch.from_numpy(np.stack(list(images)))
+
+    def _read(self, file: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        try:
+            return decode(file, self.side, self.channels)
+        except Exception as error:
+            raise DataError(f"{file}: cannot be read ({reason(error)})") from error
 
 
 def decode(
@@ -86,7 +91,10 @@ def decode(
         OSError, SyntaxError, ValueError: for an image that cannot be read.
     """
     image: Image.Image
-    image = Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(source)
+    if isinstance(source, np.ndarray):
+        image = Image.fromarray(source[..., 0] if source.shape[2:] == (1,) else source)
+    else:
+        image = Image.open(source)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
@@ -190,7 +198,11 @@ def cached_pixels(
         if samples.array.dtype != np.uint8:
             return samples, ArrayStore(torch.from_numpy(samples.array))
         array = samples.array if samples.array.ndim == 4 else samples.array[..., None]
-        if array.shape[1:3] == (side, side) and array.shape[3] in (1, channels):
+        if (
+            side in (None, array.shape[1])
+            and array.shape[1] == array.shape[2]
+            and array.shape[3] in (1, channels)
+        ):
             if array.shape[3] != channels:
                 array = np.repeat(array, channels, axis=3)
             return samples, ArrayStore(torch.from_numpy(np.ascontiguousarray(array)))
@@ -204,12 +216,13 @@ def cached_pixels(
         try:
             return decode(originals[i], side, channels)
         except Exception as error:
-            corrupt[str(originals[i])] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            corrupt[str(originals[i])] = reason(error)
             return np.zeros((side, side, channels), np.uint8)
 
     def fill(first: int, last: int) -> np.ndarray[Any, Any]:
         rows = np.stack(list(pool.map(read, range(first, last))))
         if last == len(samples) and corrupt and on_corrupt == "error":
+            memory.unlink(missing_ok=True)
             raise _corrupt(corrupt)
         if corrupt:
             # Kept beside the map, so that a build that is killed and resumed still knows them.
@@ -218,7 +231,7 @@ def cached_pixels(
 
     memory = path.with_suffix(".corrupt")
     if not path.exists():
-        if memory.exists():
+        if memory.exists() and path.with_suffix(".done").exists():
             corrupt.update(json.loads(memory.read_text()))
         build_map(path, (len(samples), side, side, channels), np.uint8, fill, f"decoding {samples.domain}")
     known = json.loads(memory.read_text()) if memory.exists() else {}

@@ -54,6 +54,8 @@ def mmd(
         source, target = source[:n], target[:n]
     n, m = len(source), len(target)
     joint = torch.cat([source, target])
+    # Distances do not see a common offset; rounding does.
+    joint = joint - joint.detach().mean(0)
     norms = joint.square().sum(1)
     # (x − y)² expanded: one matrix product instead of an (N+M, N+M, D) tensor.
     squared = (norms[:, None] + norms[None, :] - 2 * joint @ joint.T).clamp_min(0)

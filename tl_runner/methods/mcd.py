@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 import torch
@@ -32,10 +31,7 @@ class MCD(Method):
     ) -> None:
         super().__init__(model, info)
         self.weight, self.generator_steps = weight, generator_steps
-        self.second = copy.deepcopy(model.head)
-        for layer in self.second.modules():
-            if isinstance(layer, nn.Linear):
-                layer.reset_parameters()
+        self.second = model.new_head()
 
     def both(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return self.model.head(features), self.second(features)

@@ -7,13 +7,13 @@ uint8 images itself: the data path stays in bytes until the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, reason
 from ..types import Count
 from . import weights as stored
 
@@ -80,13 +80,16 @@ def timm(name: str, weights: str = "hub", shape: tuple[int, ...] = (3, 224, 224)
         raise UserError(
             f"model.backbone.name: timm has no model '{name}'{nearest(name, library.list_models())}"
         )
-    options: dict[str, Any] = (
-        {"img_size": shape[-1]} if "vit" in name or "swin" in name or "deit" in name else {}
+    create = partial(
+        library.create_model, name, pretrained=weights == "hub", num_classes=0, in_chans=shape[0]
     )
     try:
-        net = library.create_model(
-            name, pretrained=weights == "hub", num_classes=0, in_chans=shape[0], **options
-        )
+        try:
+            net = create(img_size=shape[-1])
+        except TypeError as error:  # Transformers must know the size; most other networks refuse to.
+            if "img_size" not in str(error):
+                raise
+            net = create()
     except (OSError, RuntimeError) as error:
         if weights != "hub":
             raise
@@ -112,7 +115,10 @@ def torchvision(name: str, weights: str = "hub", shape: tuple[int, ...] = (3, 22
         net = models.get_model(name, weights="DEFAULT" if weights == "hub" else None)
     except (OSError, RuntimeError) as error:
         raise _unreachable(name, error) from error
-    last = [n for n, module in net.named_modules() if isinstance(module, nn.Linear)][-1]
+    linear = [n for n, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise UserError(f"model.backbone.name: torchvision's '{name}' has no linear layer to remove")
+    last = linear[-1]
     features = net.get_submodule(last).in_features
     net.set_submodule(last, nn.Identity())
     if weights not in ("hub", "none"):
@@ -124,7 +130,7 @@ def torchvision(name: str, weights: str = "hub", shape: tuple[int, ...] = (3, 22
 def _unreachable(name: str, error: Exception) -> UserError:
     return UserError(
         f"model.backbone.weights=hub: the pretrained weights of '{name}' could not be fetched "
-        f"({str(error).splitlines()[0][:120]}); give a local .safetensors or .pth file, package:NAME, or "
+        f"({reason(error)[:120]}); give a local .safetensors or .pth file, package:NAME, or "
         "none for random weights"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -46,7 +47,8 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = backbone(shape=info.shape)
         self.neck, self.num_features = build_neck(neck, self._width(), neck_features, dropout)
-        self.head = build_head(head, self.num_features, info.num_classes)
+        self.new_head = partial(build_head, head, self.num_features, info.num_classes)
+        self.head = self.new_head()
         self.bn = bn
         self.channels_last = channels_last
         if channels_last:

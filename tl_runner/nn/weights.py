@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import DataError
+from ..errors import DataError, reason
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise DataError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{path}: cannot be read as weights ({reason(error)})") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
