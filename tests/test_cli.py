@@ -313,6 +313,18 @@ def test_multirun_folders_and_shared_cache(folders: Path, tlrun: Tlrun, tmp_path
     assert done.stdout.count("decoding a: ") == 1, "the second job uses the first one's cache"
 
 
+def test_own_config_of_a_shipped_name_is_not_silently_ignored(tmp_path: Path, tlrun: Tlrun) -> None:
+    own = tmp_path / "work" / "conf" / "method" / "mmd.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("_target_: tl_runner.methods.dann.DANN\n")
+    assert "conf/method/mmd.yaml is not read" in tlrun("--cfg", "job").stderr
+
+
+def test_long_sweeps_get_short_folders(tlrun: Tlrun, tmp_path: Path) -> None:
+    tlrun("-m", *FAST, f"paths.data={'x' * 180}/{'y' * 60}")
+    assert len(list((tmp_path / "work" / "multirun").glob("*/*/*/results.json"))) == 1
+
+
 def test_a_failing_job_does_not_take_the_others_along(tlrun: Tlrun, tmp_path: Path) -> None:
     done = tlrun("-m", *FAST, "method=finetune,mmd", check=False)
     assert done.returncode != 0

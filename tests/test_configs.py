@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import CONFIGS, EXPERIMENTS, composed, stand_in
+from conftest import CONFIGS, EXPERIMENTS, composed, image_folders, stand_in
 
 from tl_runner.methods.base import Method
 from tl_runner.run import run
@@ -30,11 +30,12 @@ def needs(method: str) -> list[str]:
     return overrides
 
 
-def smoke(folder: Path, *overrides: str) -> dict[str, Any]:
+def smoke(folder: Path, *overrides: str, data: bool = True) -> dict[str, Any]:
     config = composed("trainer=smoke", *overrides)
     if "weights" in config["model"]["backbone"]:
         config["model"]["backbone"]["weights"] = "none"
-    stand_in(config["data"])
+    if data:
+        stand_in(config["data"])
     results = run(config, folder)
     assert json.loads((folder / "results.json").read_text())["stages"].keys() == results["stages"].keys()
     for name, stage in results["stages"].items():
@@ -87,6 +88,56 @@ def test_schedule(schedule: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", CONFIGS["model"])
 def test_model_config_is_bound(model: str) -> None:
     check(composed(f"model={model}"))
+
+
+def test_a_stage_has_its_own_settings(tmp_path: Path) -> None:
+    """What a stage gives replaces the run's choice whole; what it leaves null it inherits."""
+    config = composed(
+        *("trainer=smoke", "recipe=pretrain_then_finetune", "data.labeled_per_class=3"),
+        *("+optim@recipe.stages.finetune.optim=adamw", "recipe.stages.finetune.epochs=1"),
+        "+tuning@recipe.stages.finetune.tuning=linear_probe",
+    )
+    stages = run(config, tmp_path)["stages"]
+    assert [stages[s]["method"] for s in ("adapt", "finetune")] == ["mmd", "finetune"]
+    assert [stages[s]["epochs"] for s in ("adapt", "finetune")] == [2, 1]
+    assert stages["adapt"]["parameters"]["backbone"][0] > 0
+    assert stages["finetune"]["parameters"]["backbone"][0] == 0
+    groups = [
+        torch.load(tmp_path / "checkpoints" / s / "last.ckpt", weights_only=True)["optimizer_states"][0][
+            "param_groups"
+        ]
+        for s in ("adapt", "finetune")
+    ]
+    assert "momentum" in groups[0][0]
+    assert "betas" in groups[1][0]
+
+
+@pytest.mark.parametrize(
+    "override", ["trainer.precision=bf16", "model.bn=per_domain", "data.label_set=shared"]
+)
+def test_switches(override: str, tmp_path: Path) -> None:
+    smoke(tmp_path, override)
+
+
+def test_train_val_and_test_folders(tmp_path: Path) -> None:
+    """One data set with its own splits, all labels given: plain fine-tuning, validated on its val split."""
+    root = tmp_path / "xray"
+    for split in ("train", "val", "test"):
+        image_folders(root, [split], ["normal", "ill"], each=6)
+    results = smoke(
+        *(tmp_path / "run", "method=finetune", "data=folder", f"data.root={root}"),
+        *("data.layout='{split}/{class}/*'", "data.source=null", "data.target=xray", "data.protocol=split"),
+        *("data.labeled_per_class=all", "trainer.early_stop=labeled_val"),
+        data=False,
+    )
+    assert set(results["stages"]["adapt"]["picks"]) == {
+        "last",
+        "labeled_val",
+        "im",
+        "entropy",
+        "snd",
+        "oracle",
+    }
 
 
 def test_extra_choices(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -82,8 +83,10 @@ def _groups(folders: list[Path]) -> str:
 
 def _hydra(arguments: list[str], own: list[Path]) -> None:
     import hydra
+    from omegaconf import OmegaConf
 
     register(own)
+    OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
     if not any(a.startswith(("--hydra-help", "--version", "-sc", "--shell-completion")) for a in arguments):
         from .preflight import preflight
 
@@ -92,6 +95,14 @@ def _hydra(arguments: list[str], own: list[Path]) -> None:
     # Errors reach main(), which prints a sentence for those of the user's making.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()
+
+
+def _folder_name(overrides: str) -> str:
+    """A sweep job's overrides as one folder's name, however many and whatever is in them."""
+    name = overrides.replace("/", "+")
+    if len(name) > 200:
+        name = f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return name
 
 
 def _job(config: Any) -> None:

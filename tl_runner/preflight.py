@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -30,6 +31,10 @@ def preflight(arguments: list[str]) -> None:
     Raises:
         ConfigError: with all problems that show without importing a class.
     """
+    multirun = bool({"-m", "--multirun"} & set(arguments))
+    if multirun and {"--cfg", "-c"} & set(arguments):
+        raise ConfigError(["--cfg prints one job's config: leave out -m, and give each key one value"])
+    _name_shadowed(own_configs(arguments)[0])
     overrides: list[str] = []
     skip = False
     for argument in arguments:
@@ -46,7 +51,7 @@ def preflight(arguments: list[str]) -> None:
         except HydraException as error:
             problems.append(f"'{override}' cannot be read: {str(error).splitlines()[0]}")
             continue
-        if parsed.is_sweep_override() and not {"-m", "--multirun"} & set(arguments):
+        if parsed.is_sweep_override() and not multirun:
             problems.append(f"'{override}' has several values: add -m to run each, or quote it")
         elif parsed.is_discrete_sweep():
             variants.append(
@@ -86,6 +91,17 @@ def preflight(arguments: list[str]) -> None:
     GlobalHydra.instance().clear()
     if problems:
         raise ConfigError(problems)
+
+
+def _name_shadowed(own: list[Path]) -> None:
+    """Say which of the user's configs are not read, because a shipped one has the name."""
+    for folder in own:
+        for file in sorted(folder.glob("*/*.yaml")):
+            name = file.relative_to(folder)
+            if name.parts[0] in ROOT and (config_dir() / name).is_file():
+                print(
+                    f"tlrun: {file} is not read: tlrun ships a {name.parts[0]} of that name", file=sys.stderr
+                )
 
 
 def _is_group(override: str) -> bool:
