@@ -90,6 +90,12 @@ class History(_Quiet):
         self.train_seconds = self.seconds = 0.0
         self.samples = 0
         self.started = 0.0
+        self.training = False
+
+    def samples_per_second(self) -> float:
+        """Over all training so far, evaluations not counted."""
+        running = time.perf_counter() - self.started if self.training else 0.0
+        return self.samples / max(self.train_seconds + running, 1e-9)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -103,7 +109,7 @@ class History(_Quiet):
         self.__dict__.update(state_dict)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.started = time.perf_counter()
+        self.started, self.training = time.perf_counter(), True
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -112,6 +118,7 @@ class History(_Quiet):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.train_seconds += time.perf_counter() - self.started
+        self.training = False
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, TransferModule)
@@ -128,6 +135,11 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
+
+
+def _validators(trainer: pl.Trainer) -> list[tuple[str, float]]:
+    """The latest score of each validator."""
+    return [(k[4:], float(v)) for k, v in trainer.callback_metrics.items() if k.startswith("val/")]
 
 
 class Display(_Quiet):
@@ -167,17 +179,14 @@ class Display(_Quiet):
         self.bar.update(
             self.task,
             completed=trainer.current_epoch * pl_module.steps + batch_idx + 1,
-            state=f"epoch {trainer.current_epoch + 1}/{pl_module.epochs}  {self._speed(trainer)}  {losses}",
+            state=f"epoch {trainer.current_epoch + 1}/{pl_module.epochs}  {self._speed(trainer)}  {losses}"
+            + "".join(f"  {k} {v:.3f}" for k, v in _validators(trainer)[:2]),
         )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, TransferModule)
         losses = "  ".join(f"{k} {v:.3f}" for k, v in pl_module.mean_losses().items())
-        scores = "  ".join(
-            f"{k.removeprefix('val/')} {float(v):.3f}"
-            for k, v in trainer.callback_metrics.items()
-            if k.startswith("val/")
-        )
+        scores = "  ".join(f"{k} {v:.3f}" for k, v in _validators(trainer))
         log.info(
             "%s  epoch %d/%d  %s  losses: %s  validators: %s",
             *(self.stage, trainer.current_epoch + 1, pl_module.epochs, self._speed(trainer), losses, scores),
@@ -185,8 +194,7 @@ class Display(_Quiet):
 
     def _speed(self, trainer: pl.Trainer) -> str:
         history = next(c for c in trainer.callbacks if isinstance(c, History))  # type: ignore[attr-defined]
-        running = history.train_seconds or time.perf_counter() - history.started
-        return f"{history.samples / max(running, 1e-9):.0f} samples/s"
+        return f"{history.samples_per_second():.0f} samples/s"
 
     def stop(self) -> None:
         if self.bar is not None:

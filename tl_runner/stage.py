@@ -266,6 +266,6 @@ def _timing(history: History, device: torch.device) -> dict[str, float]:
     return {
         "seconds": round(history.seconds, 3),
         "train_seconds": round(history.train_seconds, 3),
-        "samples_per_second": round(history.samples / max(history.train_seconds, 1e-9), 1),
+        "samples_per_second": round(history.samples_per_second(), 1),
         "peak_memory_mb": round(memory / 2**20, 1),
     }
