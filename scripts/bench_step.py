@@ -83,7 +83,7 @@ class Case:
 
 
 def cases(steps: int, image_steps: int) -> list[Case]:
-    vectors, per_epoch = 2000, 2000 // 64 + 1
+    vectors, per_epoch = 2000, 100  # steps per epoch as in conf/trainer/features.yaml
     frozen = partial(
         Case,
         backbone=lambda shape: Features(shape[0]),
@@ -297,8 +297,8 @@ def main() -> None:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant (5)")
-    parser.add_argument("--steps", type=int, default=320, help="per turn on frozen features (320)")
-    parser.add_argument("--image-steps", type=int, default=10, help="per turn with ResNet-18 (10)")
+    parser.add_argument("--steps", type=int, default=400, help="per turn on frozen features (400)")
+    parser.add_argument("--image-steps", type=int, default=40, help="per turn with ResNet-18 (40)")
     parser.add_argument("--only", help="cases whose name or method contains this")
     parser.add_argument("--threads", type=int, help="of torch (its own choice)")
     parser.add_argument("--no-bar", action="store_true", help="the runner as on no terminal: no progress bar")

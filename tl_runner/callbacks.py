@@ -114,7 +114,7 @@ class History(_Quiet):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.samples += sum(len(b) for b in batch.values())
+        self.samples += sum(len(b) for step in batch for b in step.values())
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.train_seconds += time.perf_counter() - self.started
@@ -178,7 +178,7 @@ class Display(_Quiet):
         losses = "  ".join(f"{k} {v:.3f}" for k, v in pl_module.mean_losses().items())
         self.bar.update(
             self.task,
-            completed=trainer.current_epoch * pl_module.steps + batch_idx + 1,
+            completed=trainer.current_epoch * pl_module.steps + pl_module.stepped,
             state=f"epoch {trainer.current_epoch + 1}/{pl_module.epochs}  {self._speed(trainer)}  {losses}"
             + "".join(f"  {k} {v:.3f}" for k, v in _validators(trainer)[:2]),
         )

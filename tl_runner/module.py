@@ -65,6 +65,7 @@ class TransferModule(pl.LightningModule):
         self.loaders, self.validators, self.metrics = loaders, validators, metrics
         self.truth, self.eval_names, self.log_every = truth, eval_names, log_every
         self.losses: dict[str, list[Tensor]] = {}
+        self.stepped = 0
         self.collected: dict[str, list[Collected]] = {}
         self.optimizer: Any = None
 
@@ -75,7 +76,7 @@ class TransferModule(pl.LightningModule):
         # Everything random in an epoch follows from these three: a resumed run needs no other state.
         pl.seed_everything(key(self.seed, self.stage, self.current_epoch) % 2**32, verbose=False)
         self.optimizer = self.optimizers()
-        self.losses = {}
+        self.losses, self.stepped = {}, 0
         self.method.begin_epoch(self.collect)
         # Lightning leaves modules in the mode it finds them in; `Method.train` keeps frozen parts in eval.
         self.method.train()
@@ -83,14 +84,16 @@ class TransferModule(pl.LightningModule):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # The loaders make batches where they are used.
 
-    def training_step(self, batch: Mapping[str, Batch], index: int) -> None:
-        done = self.current_epoch * self.steps + index
-        progress = done / (self.epochs * self.steps)
-        self.optim.schedule_lr(self.optimizer, progress, done)
-        for step in self.method.steps(batch, progress):
-            self.update(step)
-        if (index + 1) % self.log_every == 0:
-            self.log_losses(done + 1)
+    def training_step(self, group: list[dict[str, Batch]], index: int) -> None:
+        for batch in group:
+            done = self.current_epoch * self.steps + self.stepped
+            progress = done / (self.epochs * self.steps)
+            self.optim.schedule_lr(self.optimizer, progress, done)
+            for step in self.method.steps(batch, progress):
+                self.update(step)
+            self.stepped += 1
+            if self.stepped % self.log_every == 0:
+                self.log_losses(done + 1)
 
     def update(self, step: Step) -> None:
         """One optimiser update."""

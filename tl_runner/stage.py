@@ -19,7 +19,7 @@ from .callbacks import ORACLE, Display, History, WholeFiles, checkpoints
 from .data.augment import Augment
 from .data.domains import Prepared
 from .data.features import cached_features
-from .data.loader import EvalLoader, Rows, StageLoader, key, on_device
+from .data.loader import EvalLoader, Groups, Rows, StageLoader, key, on_device
 from .errors import UserError, nearest
 from .fitted import Fitted, picks
 from .methods.base import Method
@@ -88,7 +88,7 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
             warnings.filterwarnings("ignore", module="pytorch_lightning")
             trainer.fit(
                 module,
-                loader,
+                Groups(loader, 1 if loader.workers else 10),
                 evaluation,
                 ckpt_path=str(last) if resume and last.exists() else None,
             )
