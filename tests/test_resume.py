@@ -84,7 +84,7 @@ def test_kill_and_resume(overrides: tuple[str, ...], tmp_path: Path, tlrun: Tlru
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_kills_at_random_moments(seed: int, tmp_path: Path, tlrun: Tlrun) -> None:
     """Several kills of one run, from its start on, at times that are not chosen to suit it."""
     rng = random.Random(seed)

@@ -1,0 +1,42 @@
+"""Each adaptation method beats training on the source alone, on the embedded digits shift."""
+
+from __future__ import annotations
+
+import statistics
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from conftest import CONFIGS, composed
+
+from tl_runner.run import run
+
+SEEDS = (0, 1)
+
+
+def _adapts(method: str) -> bool:
+    module, _, name = composed(f"method={method}")["method"]["_target_"].rpartition(".")
+    cls = getattr(import_module(module), name)
+    return "target" in cls.roles and not cls.adapts_trained_model
+
+
+def accuracy(method: str, folder: Path) -> float:
+    """Mean target accuracy of the last epoch, in percent."""
+    found = []
+    for seed in SEEDS:
+        config = composed(f"method={method}", f"seed={seed}", "trainer.epochs=12")
+        results = run(config, folder / f"{method}-{seed}")
+        found.append(100 * results["stages"]["adapt"]["picks"]["last"]["target"]["accuracy"])
+    return statistics.mean(found)
+
+
+@pytest.fixture(scope="module")
+def source_only(tmp_path_factory: pytest.TempPathFactory) -> float:
+    return accuracy("source_only", tmp_path_factory.mktemp("source_only"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [m for m in CONFIGS["method"] if _adapts(m)])
+def test_beats_source_only(method: str, source_only: float, tmp_path: Path) -> None:
+    # Measured with these settings: source_only 39.8, the others 47 and more; seeds differ by up to 3.5 points.
+    assert accuracy(method, tmp_path) > source_only + 3.0
