@@ -15,6 +15,8 @@ import pytest
 import torch
 from conftest import Tlrun, composed
 
+from tl_runner.callbacks import WholeFiles
+from tl_runner.errors import DataError
 from tl_runner.run import run
 
 SETTINGS = (
@@ -116,6 +118,42 @@ def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:
     second = run(config, tmp_path, resume=True)
     assert (tmp_path / "checkpoints" / "source" / "last.ckpt").stat().st_mtime_ns == stamp
     assert first["stages"]["adapt"]["picks"] == second["stages"]["adapt"]["picks"]
+
+
+def test_a_run_that_had_stopped_early_stays_stopped(tmp_path: Path) -> None:
+    """Killed between the last checkpoint and the results."""
+    config = composed(
+        *(
+            "trainer=smoke",
+            "trainer.epochs=30",
+            "trainer.early_stop=source_val",
+            "trainer.patience=1",
+            "optim.lr=1e-9",
+        )
+    )
+    first = run(config, tmp_path)
+    stopped = first["stages"]["adapt"]["epochs"]
+    assert stopped < 30
+    (tmp_path / "checkpoints" / "adapt" / "done.json").unlink()
+    metrics = (tmp_path / "metrics.csv").read_text()
+    second = run(config, tmp_path, resume=True)
+    assert second["stages"]["adapt"]["epochs"] == stopped
+    assert (tmp_path / "metrics.csv").read_text() == metrics
+
+
+def test_an_unwritable_checkpoint_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.ckpt"
+    io = WholeFiles()
+    io.save_checkpoint({"epoch": 1}, path)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(DataError, match=r"last\.ckpt .*No space left on device.*previous one is kept"):
+        io.save_checkpoint({"epoch": 2}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert [f.name for f in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_same_seed_same_run_other_seed_other_run(tmp_path: Path) -> None:

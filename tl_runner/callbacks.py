@@ -13,12 +13,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .errors import DataError
+from .errors import DataError, reason
 from .module import Row, TransferModule
 
 log = logging.getLogger(__name__)
@@ -42,10 +42,10 @@ class WholeFiles(TorchCheckpointIO):
                 stream.flush()
                 os.fsync(stream.fileno())
             part.replace(path)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
             part.unlink(missing_ok=True)
             raise DataError(
-                f"cannot write checkpoint {path}: {error.strerror}; the previous one is kept"
+                f"cannot write checkpoint {path} ({reason(error)}); the previous one is kept"
             ) from error
 
 
@@ -60,6 +60,15 @@ class _Pick(_Quiet, ModelCheckpoint):
     """The best weights by one score, looked at once an epoch."""
 
     on_train_batch_end = None  # type: ignore[assignment]
+
+
+class Stop(_Quiet, EarlyStopping):
+    """Early stopping that a resumed run remembers: stopped once, it stays stopped."""
+
+    on_train_batch_end = None  # type: ignore[assignment]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = self.wait_count >= self.patience
 
 
 def checkpoints(folder: Path, criteria: Mapping[str, str]) -> list[Callback]:

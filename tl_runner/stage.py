@@ -12,10 +12,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
 from rich.console import Console
 
-from .callbacks import ORACLE, Display, History, WholeFiles, checkpoints
+from .callbacks import ORACLE, Display, History, Stop, WholeFiles, checkpoints
 from .data.augment import Augment
 from .data.domains import Prepared
 from .data.features import cached_features
@@ -232,7 +231,7 @@ def _trainer(
         if settings.early_stop not in usable:
             hint = nearest(settings.early_stop, usable)
             raise UserError(f"trainer.early_stop: no validator '{settings.early_stop}'{hint}")
-        early.append(EarlyStopping(usable[settings.early_stop], patience=settings.patience, mode="max"))
+        early.append(Stop(usable[settings.early_stop], patience=settings.patience, mode="max"))
     trainer = pl.Trainer(
         max_epochs=settings.epochs,
         accelerator="gpu" if device.type == "cuda" else "cpu",

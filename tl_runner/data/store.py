@@ -115,7 +115,6 @@ def build_map(
     dtype: type,
     fill: Callable[[int, int], np.ndarray[Any, Any]],
     what: str,
-    info: dict[str, Any] | None = None,
 ) -> None:
     """Write `path` (.npy) chunk by chunk, once, whoever else wants it too.
 
@@ -125,7 +124,6 @@ def build_map(
     Args:
         fill: rows [start, stop) -> array; may raise, then nothing is left behind.
         what: shown in the progress bar.
-        info: stored beside the map as `.json`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_suffix(".lock"))
@@ -158,8 +156,6 @@ def build_map(
             done.unlink(missing_ok=True)
             raise
         del target
-        if info is not None:
-            replace_text(path.with_suffix(".json"), json.dumps(info))
         with part.open("rb") as stream:
             os.fsync(stream.fileno())
         part.replace(path)
