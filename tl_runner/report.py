@@ -10,9 +10,9 @@ from rich.table import Table
 
 _PICKED_BY = {
     "last": "last epoch",
-    "source_val": "source labels",
+    "source_val": "source data",
     "labeled_val": "given labels",
-    "oracle": "target labels",
+    "oracle": "target truth",
 }
 
 
