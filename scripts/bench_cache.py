@@ -72,7 +72,7 @@ def runner(rows: Rows, batch: int, steps: int, turn: int, floats: bool = False) 
         roles={"source": rows},
         batch_size={"source": batch},
         steps=steps,
-        augment=Augment([View("resized", flip=0.5)], SIZE),
+        augment={"source": Augment([View("resized", flip=0.5)], SIZE)},
         seed=SEED,
         stage="bench",
         epoch=lambda: turn,

@@ -18,6 +18,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 
+from tl_runner.cli import _method
+from tl_runner.parts import expand
 from tl_runner.search import config_dir, groups
 
 CONFIGS = groups([config_dir()])
@@ -43,9 +45,8 @@ def composed(*overrides: str) -> dict[str, Any]:
     """The resolved config of a command line."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
-    assert isinstance(config, dict)
-    return {str(k): v for k, v in config.items()}
+        config: Any = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+        return expand(config, _method)
 
 
 Tlrun = Callable[..., subprocess.CompletedProcess[str]]

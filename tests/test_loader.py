@@ -115,7 +115,7 @@ def loader(epoch: int = 0, workers: int = 0, **changed: Any) -> StageLoader:
         "roles": {"source": rows, "target": make_rows((11,))[0].hidden()},
         "batch_size": {"source": 4, "target": 3},
         "steps": 9,
-        "augment": VIEWS,
+        "augment": dict.fromkeys(("source", "target", "labeled"), VIEWS),
         "seed": 0,
         "stage": "adapt",
         "epoch": lambda: epoch,

@@ -238,7 +238,7 @@ def test_shot_learns_from_the_pseudo_labels_of_its_rows() -> None:
     assert torch.equal(method.pseudo, expected)
     batch = {"target": batches()["target"]}
     logits = method(batch)["target"].logits
-    losses = method.losses(batch, 0.0)
+    losses = method.losses(method(batch), batch, 0.0)
     y = expected[batch["target"].row]
     torch.testing.assert_close(losses["pseudo"], 0.3 * F.cross_entropy(logits, y))
     p = logits.softmax(1)
@@ -255,7 +255,8 @@ def test_shot_keeps_the_head_and_im_alone_asks_for_nothing(monkeypatch: pytest.M
 
     method.begin_epoch(never)
     module, before = runner(method, monkeypatch), snapshot(method)
-    losses = method.losses({"target": batches()["target"]}, 0.0)
+    batch = {"target": batches()["target"]}
+    losses = method.losses(method(batch), batch, 0.0)
     assert set(losses) == {"im"}
     module.update(Step(losses))
     moved = changed(method, before)
@@ -290,7 +291,7 @@ def test_cdan_equals_its_own_outer_product(conditioned: bool, progress: float) -
     z = torch.cat([out["source"].logits, out["target"].logits])
     expected = 0.7 * own_domain_loss(method, f, z, 7, conditioned)
     supervised = F.cross_entropy(out["source"].logits, batch["source"].y)
-    losses = method.losses(batch, progress)
+    losses = method.losses(method(batch), batch, progress)
     assert set(losses) == {"source", "domain"}
     torch.testing.assert_close(losses["domain"], expected)
     torch.testing.assert_close(losses["source"], supervised)
@@ -314,7 +315,7 @@ def test_cdan_projects_only_what_is_too_large(exact: int, randomised: bool) -> N
     method = build(CDAN, exact=exact, projection=11, hidden=8)
     assert (method.map is not None) == randomised
     assert method.discriminator[0].in_features == (11 if randomised else 18)
-    losses = method.losses(batches(), 0.5)
+    losses = method.losses(method(batches()), batches(), 0.5)
     assert all(v.isfinite() for v in losses.values())
     if method.map is not None:
         out = method(batches())

@@ -110,11 +110,20 @@ def _job(config: Any) -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
+    from .parts import expand
     from .run import run
 
-    run({str(k): v for k, v in plain.items()}, Path(HydraConfig.get().runtime.output_dir))
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    run(expand(plain, _method), Path(HydraConfig.get().runtime.output_dir))
+
+
+def _method(name: str) -> dict[str, Any]:
+    """The config of a method by its name."""
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(compose(f"method/{name}"), resolve=True)
+    return dict(plain["method"])
 
 
 if __name__ == "__main__":

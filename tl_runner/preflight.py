@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import ConfigError, nearest
+from .parts import check_names
 from .schema import ROOT, check_root
 from .search import config_dir, groups, own_configs
 
@@ -87,7 +88,8 @@ def preflight(arguments: list[str]) -> None:
         config = compose("config", overrides=good)
         plain = OmegaConf.to_container(config, resolve=False)
         assert isinstance(plain, dict)
-        problems += check_root({str(k): v for k, v in plain.items()})
+        named = {str(k): v for k, v in plain.items()}
+        problems += check_root(named) + check_names(named, dict.fromkeys(_options("method")))
     GlobalHydra.instance().clear()
     if problems:
         raise ConfigError(problems)

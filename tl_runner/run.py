@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from .data.loader import key
 from .data.store import replace_text
 from .errors import UserError
 from .fitted import Fitted, restore, store
+from .methods.combined import Builder, Combined, Extra, classes
 from .nn.model import Model
 from .schema import check
 from .stage import Stage, fit
@@ -47,7 +49,8 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     """Run the experiment that a composed, resolved config describes.
 
     Args:
-        config: plain mappings and lists; saved as `config.yaml`, which alone repeats the run.
+        config: plain mappings and lists, names of methods expanded (`parts.expand`); saved as `config.yaml`,
+            which alone repeats the run.
         folder: where everything goes.
         resume: skip finished stages and go on from the last checkpoint.
 
@@ -132,8 +135,7 @@ def _stage(name: str, config: Config) -> Stage:
         node["trainer"] = {**node["trainer"], "epochs": given["epochs"]}
     return Stage(
         name=name,
-        # Bound, not built: a dataclass passed through instantiate() would become a config.
-        method=instantiate(node["method"], _partial_=True, _convert_="all"),
+        method=_method(node["method"]),
         tuning=build(node["tuning"]),
         optim=build(node["optim"]),
         augment=build(node["augment"]),
@@ -146,14 +148,29 @@ def _stage(name: str, config: Config) -> Stage:
     )
 
 
+def _method(node: Config) -> Builder:
+    """A method still to be given (model, info). A dataclass passed through instantiate() would become a config."""
+    plain = {k: v for k, v in node.items() if k not in ("extra", "method")}
+    if "method" in node:
+        plain["method"] = _method(node["method"])
+    built: Builder = instantiate(plain, _partial_=True, _convert_="all")
+    if not node.get("extra"):
+        return built
+    extra = {}
+    for name, added in node["extra"].items():
+        share = {k: added[k] for k in ("schedule", "start") if k in added}
+        extra[name] = Extra(_method({k: v for k, v in added.items() if k not in share}), **share)
+    return partial(Combined, method=built, extra=extra)
+
+
 def _check_start(stages: Mapping[str, Stage]) -> None:
     first = next(iter(stages.values()))
-    method: Any = getattr(first.method, "func", first.method)
-    if method.adapts_trained_model:
-        raise UserError(
-            f"method {method.__name__} adapts a trained model, and stage '{first.name}' has none to start from: "
-            "add recipe=source_free, which trains one on the source first"
-        )
+    for method in classes(first.method):
+        if method.adapts_trained_model:
+            raise UserError(
+                f"method {method.__name__} adapts a trained model, and stage '{first.name}' has none to start "
+                "from: add recipe=source_free, which trains one on the source first"
+            )
 
 
 def _model(config: Config, data: Prepared) -> Model:
@@ -196,10 +213,17 @@ def _joined(names: Any) -> str:
 
 def _method_name(config: Config, stage: str) -> str:
     node = (config["recipe"]["stages"][stage] or {}).get("method") or config["method"]
+    return _named(node)
+
+
+def _named(node: Config) -> str:
+    """`cdan`, `cdan+mcc`, `sdat(cdan+mcc)`."""
     # A method is one word for file, class and YAML; in a file of several classes, the class.
     module, _, name = str(node["_target_"]).rpartition(".")
     word = module.rpartition(".")[2]
-    return word if word.replace("_", "").lower() == name.lower() else name
+    word = word if word.replace("_", "").lower() == name.lower() else name
+    inside = f"({_named(node['method'])})" if isinstance(node.get("method"), dict) else ""
+    return "+".join([word + inside, *(node.get("extra") or {})])
 
 
 def _story(fitted: Fitted) -> dict[str, Any]:

@@ -80,3 +80,11 @@ def ramp(progress: float, gamma: float = 10.0) -> float:
     (0.0, 0.9999)
     """
     return 2.0 / (1.0 + math.exp(-gamma * progress)) - 1.0
+
+
+RampName = Literal["constant", "linear", "ramp"]
+
+
+def ramped(name: RampName, progress: float) -> float:
+    """The factor of a loss that grows with training: 1, `progress`, or `ramp(progress)`."""
+    return {"constant": 1.0, "linear": progress, "ramp": ramp(progress)}[name]

@@ -20,6 +20,8 @@ STAGE = ("method", "tuning", "optim", "augment", "trainer", "epochs")
 # Arguments that the runner gives, by the node's place in the config.
 _GIVEN: dict[str, frozenset[str]] = {
     "method": frozenset({"model", "info"}),
+    "method.method": frozenset({"model", "info"}),
+    "method.extra.*": frozenset({"model", "info"}),
     "model": frozenset({"info"}),
     "model.backbone": frozenset({"shape"}),
     "metrics.*": frozenset({"num_classes"}),
@@ -85,6 +87,10 @@ def _place(path: str) -> str:
         parts[1] = "*"
     if parts[:2] == ["augment", "views"] and len(parts) == 3:
         parts[2] = "*"
+    if parts[:3] == ["method", "method", "extra"]:
+        parts = parts[1:]
+    if parts[:2] == ["method", "extra"] and len(parts) == 3:
+        parts[2] = "*"
     return ".".join(parts)
 
 
@@ -104,6 +110,8 @@ def _kinds() -> dict[str, Any]:
         "data": DomainData,
         "model": Model,
         "method": Method,
+        "method.method": Method,
+        "method.extra.*": Method,
         "tuning": Tuning,
         "optim": Optim,
         "optim.optimizer": Optimizer,
@@ -123,7 +131,7 @@ _PLACES = frozenset(
     [
         *("data", "data.reader", "model", "model.backbone", "method", "tuning", "trainer"),
         *("optim", "optim.optimizer", "optim.schedule", "augment", "augment.views.*"),
-        *("validators.*", "metrics.*"),
+        *("validators.*", "metrics.*", "method.method", "method.extra.*"),
     ]
 )
 
@@ -144,7 +152,16 @@ def _check_node(path: str, node: dict[str, Any]) -> list[str]:
         return [f"{path}._target_: '{target}' has no method '{kind}'"]
     if not callable(found):
         return [f"{path}._target_: '{target}' cannot be called"]
-    return _bind(path, found, node, _GIVEN.get(place, frozenset()))
+    problems = []
+    if place in ("method", "method.method"):  # What is added to it are nodes of their own.
+        node = {k: v for k, v in node.items() if k != "extra"}
+    if place == "method.extra.*":
+        from .methods.combined import Extra
+
+        share: dict[str, Any] = {k: node[k] for k in ("schedule", "start") if k in node}
+        node = {k: v for k, v in node.items() if k not in share}
+        problems = _bind(path, Extra, share, frozenset({"method"}))
+    return problems + _bind(path, found, node, _GIVEN.get(place, frozenset()))
 
 
 def _locate(target: str) -> Any:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import resource
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -22,6 +21,7 @@ from .data.loader import EvalLoader, Groups, Rows, StageLoader, key, on_device
 from .errors import UserError, nearest
 from .fitted import Fitted, picks
 from .methods.base import Method
+from .methods.combined import Builder, classes
 from .metrics import MetricFactory
 from .module import TransferModule
 from .nn.backbones import Features
@@ -29,7 +29,6 @@ from .nn.model import Model
 from .optim import Optim
 from .trainer import TrainerSettings
 from .tuning import Tuning, parameter_table
-from .types import DataInfo
 from .validators import Validator
 
 log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class Stage:
     """
 
     name: str
-    method: Callable[[Model, DataInfo], Method]
+    method: Builder
     tuning: Tuning
     optim: Optim
     augment: Augment
@@ -74,9 +73,9 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
     table = parameter_table(model)
     for part, train, total in table:
         log.info("%s: %s of %s parameters train", part, f"{train:,}", f"{total:,}")
-    with _cached_backbone(stage, model, data, device) as (prepared, augment):
+    with _cached_backbone(stage, model, data, device) as prepared:
         method = stage.method(model, prepared.info)
-        module, loader, evaluation = _assemble(stage, method, prepared, augment, device)
+        module, loader, evaluation = _assemble(stage, method, prepared, device)
         history, trainer = _trainer(stage, prepared, folder, console, device)
         last = folder / "checkpoints" / stage.name / "last.ckpt"
         if device.type == "cuda":
@@ -112,19 +111,21 @@ def _criteria(stage: Stage, data: Prepared) -> dict[str, str]:
 
 
 def _check_roles(stage: Stage, data: Prepared) -> None:
-    wanted: Any = getattr(stage.method, "func", stage.method)
+    wanted = classes(stage.method)
     fixes = {
         "source": "set data.source",
         "target": "set data.target (with data.labeled_per_class=all none is left unlabelled)",
         "labeled": "set data.labeled_per_class to a number or all",
     }
-    for role in wanted.roles:
-        if role not in data.roles:
-            raise UserError(
-                f"stage {stage.name}: method {wanted.__name__} reads role '{role}', which this data lacks: "
-                f"{fixes[role]}"
-            )
-    for role, size in stage.trainer.sizes(wanted.roles).items():
+    for method in wanted:
+        for role in method.roles:
+            if role not in data.roles:
+                raise UserError(
+                    f"stage {stage.name}: method {method.__name__} reads role '{role}', which this data lacks: "
+                    f"{fixes[role]}"
+                )
+    roles = tuple(dict.fromkeys(role for method in wanted for role in method.roles))
+    for role, size in stage.trainer.sizes(roles).items():
         if len(data.roles[role]) < size:
             log.warning(
                 "role '%s' has %d rows, fewer than its batch of %d: rows repeat within a batch",
@@ -139,12 +140,12 @@ class _cached_backbone:  # noqa: N801 (used like a function)
         self.stage, self.model, self.data, self.device = stage, model, data, device
         self.backbone = model.backbone
 
-    def __enter__(self) -> tuple[Prepared, Augment]:
+    def __enter__(self) -> Prepared:
         stage, data = self.stage, self.data
         frozen = not any(p.requires_grad for p in self.backbone.parameters())
         images = len(next(iter(data.roles.values())).stores[0].shape) == 3
         if not (frozen and images and stage.tuning.cache_features):
-            return data, stage.augment
+            return data
         if not stage.augment.fixed:
             log.info(
                 "the backbone is frozen: training on its cached features of the central view, without "
@@ -163,22 +164,36 @@ class _cached_backbone:  # noqa: N801 (used like a function)
         )
         features = Features(int(self.backbone.num_features))  # type: ignore[arg-type]
         self.model.backbone = features
-        return (
-            replace(
-                data,
-                roles={k: rows[f"role {k}"] for k in data.roles},
-                evaluation={k: rows[f"eval {k}"] for k in data.evaluation},
-                info=replace(data.info, shape=(features.num_features,)),
-            ),
-            stage.augment,
+        return replace(
+            data,
+            roles={k: rows[f"role {k}"] for k in data.roles},
+            evaluation={k: rows[f"eval {k}"] for k in data.evaluation},
+            info=replace(data.info, shape=(features.num_features,)),
         )
 
     def __exit__(self, *error: object) -> None:
         self.model.backbone = self.backbone
 
 
+def _augments(stage: Stage, method: Method, images: bool) -> dict[str, Augment]:
+    """As many views of each role as the method reads.
+
+    Raises:
+        UserError: if the augmentation draws fewer.
+    """
+    drawn = len(stage.augment.views)
+    if method.views > 1 and not images:
+        log.info("the %d views of a target sample differ by dropout alone: these are vectors", method.views)
+    elif method.views > drawn:
+        raise UserError(
+            f"stage {stage.name}: method {type(method).__name__} compares {method.views} views of each target "
+            f"image, and this augmentation draws {drawn}: set augment=weak_strong or augment=two_views"
+        )
+    return {role: stage.augment.first(method.views if role == "target" else 1) for role in method.roles}
+
+
 def _assemble(
-    stage: Stage, method: Method, data: Prepared, augment: Augment, device: torch.device
+    stage: Stage, method: Method, data: Prepared, device: torch.device
 ) -> tuple[TransferModule, StageLoader, list[EvalLoader]]:
     settings = stage.trainer
     sizes = settings.sizes(method.roles)
@@ -190,7 +205,7 @@ def _assemble(
         roles=roles,
         batch_size=sizes,
         steps=steps,
-        augment=augment,
+        augment=_augments(stage, method, images),
         seed=stage.seed,
         stage=stage.name,
         epoch=lambda: 0,
@@ -200,7 +215,7 @@ def _assemble(
     )
     batch = settings.eval_batch_size
     evaluation = {
-        name: EvalLoader(resident[f"eval {name}"], batch, augment, device, settings.eval_rows)
+        name: EvalLoader(resident[f"eval {name}"], batch, stage.augment, device, settings.eval_rows)
         for name in data.evaluation
     }
     module = TransferModule(
@@ -210,7 +225,7 @@ def _assemble(
         steps,
         stage.seed,
         stage.name,
-        {role: EvalLoader(rows, batch, augment, device) for role, rows in roles.items()},
+        {role: EvalLoader(rows, batch, stage.augment, device) for role, rows in roles.items()},
         stage.validators,
         stage.metrics,
         data.truth,

@@ -64,6 +64,11 @@ class Outputs:
     logits: Tensor
 
 
+Joint = Mapping[str, Outputs]
+"""What one forward pass gives for each role: `source`, `target`, `labeled`, and `target_2`, the second view
+of the target's rows, if the method reads two."""
+
+
 @dataclass
 class Collected(Outputs):
     """`Outputs` over a whole set, with `y` (N,) (`HIDDEN` where unlabelled), `domain` and `row` (N,)."""
@@ -75,10 +80,17 @@ class Collected(Outputs):
 
 @dataclass
 class Step:
-    """One optimiser update: already weighted losses, and which modules it may change (None: all)."""
+    """One optimiser update.
+
+    Attributes:
+        losses: named and already weighted.
+        updates: which modules it may change; None: all.
+        out: the outputs that the losses were computed from, if other methods may add losses of their own.
+    """
 
     losses: Losses
     updates: list[nn.Module] | None = None
+    out: Joint | None = None
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,10 @@ class Augment:
         size = self.size or height
         return tuple(apply(rows, view.draw(n, height, width, size, generator), size) for view in self.views)
 
+    def first(self, count: int) -> Augment:
+        """The first `count` views, repeated if there are fewer."""
+        return Augment((self.views * count)[:count], self.size)
+
     def center(self) -> Augment:
         """What evaluation sees."""
         return Augment([View()], self.size)

@@ -85,7 +85,7 @@ class StageLoader:
         roles: what to read.
         batch_size: per role.
         steps: items per epoch.
-        augment: how views are drawn.
+        augment: how views are drawn, per role.
         seed: of order and augmentation. stage: name of the stage.
         epoch: tells the current epoch; asked when an epoch's first batch is made.
         workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
@@ -97,7 +97,7 @@ class StageLoader:
         roles: Mapping[str, Rows],
         batch_size: Mapping[str, int],
         steps: int,
-        augment: Augment,
+        augment: Mapping[str, Augment],
         seed: int,
         stage: str,
         epoch: Callable[[], int],
@@ -121,14 +121,14 @@ class StageLoader:
         def make(step: int) -> dict[str, Batch]:
             batches = {}
             for role, rows in self.roles.items():
-                n = self.batch_size[role]
+                n, augment = self.batch_size[role], self.augment[role]
                 row = orders[role][step * n : (step + 1) * n]
                 x = rows.gather(row)
                 if x.dtype == torch.uint8:
                     g = generator(self.seed, self.stage, role, epoch, step, "views")
-                    views = self.augment(x.to(self.device), g)
+                    views = augment(x.to(self.device), g)
                 else:
-                    views = (x,) * len(self.augment.views)  # Vectors are not augmented.
+                    views = (x,) * len(augment.views)  # Vectors are not augmented.
                 batch = rows.batch(row, views)
                 batches[role] = (
                     batch if self.device.type == "cpu" else batch.to(self.device, non_blocking=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.model import Model
-from ..types import Batches, Collected, DataInfo, Losses, Outputs, Step
+from ..types import Batches, Collected, DataInfo, Joint, Losses, Outputs, Step
 
 Collect = Callable[[str], Collected]
 """Role -> the model's outputs over all its rows, in row order, unaugmented, in eval mode."""
@@ -18,10 +18,11 @@ Collect = Callable[[str], Collected]
 class Method(nn.Module):
     """How one paper trains a model.
 
-    Five things to override; most methods override `losses` alone:
+    It declares `roles`, which roles it reads, of `source`, `target`, `labeled`; and `views`, how many views
+    of each target sample. Four things to override; most methods override `losses` alone:
 
-    - `roles`: which roles it reads, of `source`, `target`, `labeled`;
-    - `losses`: what one step minimises, as named, already weighted scalars;
+    - `losses`: what one step minimises, as named, already weighted scalars. Written as a function of the
+      outputs, it can also be added to another method (`+method.extra=[mcc]`);
     - `steps`: for methods of several updates per batch; code after a `yield` runs after the update;
     - `begin_epoch`: whole-set computations such as pseudo-labels;
     - `predict`: outputs at evaluation.
@@ -29,7 +30,8 @@ class Method(nn.Module):
     Target labels are never there: `batch["target"].y` is `HIDDEN` throughout.
     """
 
-    roles: ClassVar[tuple[str, ...]] = ("source", "target")
+    roles: tuple[str, ...] = ("source", "target")
+    views: int = 1
     adapts_trained_model: ClassVar[bool] = False
     """True for methods that need an earlier stage, since a random head would teach itself."""
 
@@ -38,11 +40,14 @@ class Method(nn.Module):
         self.model, self.info = model, info
 
     def forward(self, batch: Batches) -> dict[str, Outputs]:
-        """The first view of every role, jointly unless the model says `bn: per_domain`."""
-        return self.outputs({role: b.x for role, b in batch.items()})
+        """Outputs of every role, in one pass; of the target's second view too if the method reads two."""
+        x = {role: b.x for role, b in batch.items()}
+        if self.views > 1:
+            x["target_2"] = batch["target"].views[1]
+        return self.outputs(x)
 
     def outputs(self, x: dict[str, Tensor]) -> dict[str, Outputs]:
-        """Outputs of several inputs in one forward pass."""
+        """Outputs of several inputs, as one batch unless the model says `bn: per_domain`."""
         if self.model.bn == "per_domain" or len(x) == 1:
             return {name: self.model(part) for name, part in x.items()}
         joint = self.model(torch.cat(list(x.values())))
@@ -50,13 +55,14 @@ class Method(nn.Module):
         features, logits = joint.features.split(sizes), joint.logits.split(sizes)
         return {name: Outputs(f, z) for name, f, z in zip(x, features, logits, strict=True)}
 
-    def losses(self, batch: Batches, progress: float) -> Losses:
+    def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         """Named losses of one step; `progress` in [0, 1) is the share of the stage done."""
         raise TypeError(f"{type(self).__name__} must define losses() or steps()")
 
     def steps(self, batch: Batches, progress: float) -> Iterator[Step]:
         """The optimiser updates that one set of batches gives."""
-        yield Step(self.losses(batch, progress))
+        out = self(batch)
+        yield Step(self.losses(out, batch, progress), out=out)
 
     def begin_epoch(self, collect: Collect) -> None:
         """Called before each epoch."""

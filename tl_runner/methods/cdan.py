@@ -7,7 +7,7 @@ from ..losses import domain_adversarial, entropy
 from ..nn import RandomizedMap, mlp, reverse_gradient
 from ..nn.model import Model
 from ..schedules import ramp
-from ..types import Batches, Count, DataInfo, Losses, NonNegative
+from ..types import Batches, Count, DataInfo, Joint, Losses, NonNegative
 from .base import Method
 
 
@@ -46,8 +46,7 @@ class CDAN(Method):
         self.map = RandomizedMap(model.num_features, info.num_classes, projection) if size > exact else None
         self.discriminator = mlp(projection if self.map else size, hidden, 1)
 
-    def losses(self, batch: Batches, progress: float) -> Losses:
-        out = self(batch)
+    def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         f = reverse_gradient(
             torch.cat([out["source"].features, out["target"].features]), ramp(progress, self.gamma)
         )

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from ..losses import coral
 from ..nn.model import Model
-from ..types import Batches, DataInfo, Losses, NonNegative
+from ..types import Batches, DataInfo, Joint, Losses, NonNegative
 from .base import Method
 
 
@@ -25,8 +25,7 @@ class CORAL(Method):
         super().__init__(model, info)
         self.weight = weight
 
-    def losses(self, batch: Batches, progress: float) -> Losses:
-        out = self(batch)
+    def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         return {
             "source": F.cross_entropy(out["source"].logits, batch["source"].y),
             "coral": self.weight * coral(out["source"].features, out["target"].features),

@@ -7,7 +7,7 @@ from ..losses import domain_adversarial
 from ..nn import mlp, reverse_gradient
 from ..nn.model import Model
 from ..schedules import ramp
-from ..types import Batches, Count, DataInfo, Losses, NonNegative
+from ..types import Batches, Count, DataInfo, Joint, Losses, NonNegative
 from .base import Method
 
 
@@ -37,8 +37,7 @@ class DANN(Method):
         self.weight, self.gamma = weight, gamma
         self.discriminator = mlp(model.num_features, hidden, 1)
 
-    def losses(self, batch: Batches, progress: float) -> Losses:
-        out = self(batch)
+    def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         features = torch.cat([out["source"].features, out["target"].features])
         scores = self.discriminator(reverse_gradient(features, ramp(progress, self.gamma)))
         return {

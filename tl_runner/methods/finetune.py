@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch.nn import functional as F
 
 from ..nn.model import Model
-from ..types import Batches, DataInfo, Fraction, Losses
+from ..types import Batches, DataInfo, Fraction, Joint, Losses
 from .base import Method
 
 
@@ -23,6 +23,6 @@ class Finetune(Method):
         super().__init__(model, info)
         self.label_smoothing = label_smoothing
 
-    def losses(self, batch: Batches, progress: float) -> Losses:
-        logits = self(batch)["labeled"].logits
+    def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
+        logits = out["labeled"].logits
         return {"labeled": F.cross_entropy(logits, batch["labeled"].y, label_smoothing=self.label_smoothing)}

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from ..losses import mcc
 from ..nn.model import Model
-from ..types import Batches, DataInfo, Losses, NonNegative, Positive
+from ..types import Batches, DataInfo, Joint, Losses, NonNegative, Positive
 from .base import Method
 
 
@@ -25,8 +25,7 @@ class MCC(Method):
         super().__init__(model, info)
         self.weight, self.temperature = weight, temperature
 
-    def losses(self, batch: Batches, progress: float) -> Losses:
-        out = self(batch)
+    def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         return {
             "source": F.cross_entropy(out["source"].logits, batch["source"].y),
             "confusion": self.weight * mcc(out["target"].logits, self.temperature),

@@ -48,7 +48,8 @@ class MCD(Method):
         heads: list[nn.Module] = [self.model.head, self.second]
         generator: list[nn.Module] = [self.model.backbone, self.model.neck]
 
-        yield Step(self.supervised(batch, self(batch)["source"].features))
+        out = self(batch)
+        yield Step(self.supervised(batch, out["source"].features), out=out)
 
         with torch.no_grad():  # The features stay as they are: only the heads learn.
             out = self(batch)

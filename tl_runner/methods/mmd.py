@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from ..losses import mmd
 from ..losses.alignment import Estimator
 from ..nn.model import Model
-from ..types import Batches, DataInfo, Losses, NonNegative
+from ..types import Batches, DataInfo, Joint, Losses, NonNegative
 from .base import Method
 
 
@@ -35,8 +35,7 @@ class MMD(Method):
         super().__init__(model, info)
         self.weight, self.alphas, self.estimator = weight, tuple(alphas), estimator
 
-    def losses(self, batch: Batches, progress: float) -> Losses:
-        out = self(batch)
+    def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         distance = mmd(out["source"].features, out["target"].features, self.alphas, self.estimator)
         return {
             "source": F.cross_entropy(out["source"].logits, batch["source"].y),

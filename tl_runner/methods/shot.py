@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from ..losses import information_maximization
 from ..nn.model import Model
-from ..types import HIDDEN, Batches, DataInfo, Losses, NonNegative
+from ..types import HIDDEN, Batches, DataInfo, Joint, Losses, NonNegative
 from .base import Collect, Method
 
 
@@ -41,8 +41,8 @@ class SHOT(Method):
             out = collect("target")
             self.pseudo = pseudo_labels(out.features, out.logits, self.least)
 
-    def losses(self, batch: Batches, progress: float) -> Losses:
-        logits = self(batch)["target"].logits
+    def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
+        logits = out["target"].logits
         losses = {"im": information_maximization(logits)}
         if self.weight:
             y = self.pseudo[batch["target"].row]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch.nn import functional as F
 
 from ..nn.model import Model
-from ..types import Batches, DataInfo, Fraction, Losses
+from ..types import Batches, DataInfo, Fraction, Joint, Losses
 from .base import Method
 
 
@@ -20,6 +20,6 @@ class SourceOnly(Method):
         super().__init__(model, info)
         self.label_smoothing = label_smoothing
 
-    def losses(self, batch: Batches, progress: float) -> Losses:
-        logits = self(batch)["source"].logits
+    def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
+        logits = out["source"].logits
         return {"source": F.cross_entropy(logits, batch["source"].y, label_smoothing=self.label_smoothing)}

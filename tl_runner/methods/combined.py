@@ -1,0 +1,108 @@
+"""Methods made of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..nn.model import Model
+from ..schedules import RampName, ramped
+from ..types import Batches, DataInfo, Losses, Outputs, Step
+from .base import Collect, Method
+
+Builder = Callable[[Model, DataInfo], Method]
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A method whose losses are added to another's.
+
+    Attributes:
+        method: called with (model, info).
+        schedule: how its share grows: at once, linearly, or along DANN's ramp.
+        start: share of the stage before it begins.
+    """
+
+    method: Builder
+    schedule: RampName = "constant"
+    start: float = 0.0
+
+
+class Combined(Method):
+    """A method, and on the same outputs the losses of others, but those on labels.
+
+    An extra joins the first update of each batch that offers its outputs (`Step.out`). Its losses are
+    called `<extra>.<loss>`.
+
+    Args:
+        method: what trains and predicts. extra: what is added, by name.
+
+    Raises:
+        UserError: for an extra that is more than a loss.
+    """
+
+    def __init__(self, model: Model, info: DataInfo, method: Builder, extra: Mapping[str, Extra]) -> None:
+        super().__init__(model, info)
+        self.method = method(model, info)
+        self.extra = nn.ModuleDict({name: e.method(model, info) for name, e in extra.items()})
+        self.schedules = {name: (e.schedule, e.start) for name, e in extra.items()}
+        every: list[Method] = [self.method, *self.added().values()]
+        for name, added in self.added().items():
+            own = [getattr(type(added), hook) is not getattr(Method, hook) for hook in ("steps", "predict")]
+            if any(own) or added.adapts_trained_model:
+                raise UserError(
+                    f"method.extra.{name}: {name} is more than a loss (it has updates, predictions or a stage of "
+                    f"its own): choose method={name}, and add the other to it"
+                )
+        self.roles = tuple(dict.fromkeys(role for m in every for role in m.roles))
+        self.views = self.method.views = max(m.views for m in every)
+
+    def added(self) -> dict[str, Method]:
+        return dict(self.extra.items())  # type: ignore[arg-type]
+
+    def losses_of_extras(self, step: Step, batch: Batches, progress: float) -> Losses:
+        assert step.out is not None
+        found: dict[str, Tensor] = {}
+        for name, method in self.added().items():
+            schedule, start = self.schedules[name]
+            if progress < start:
+                continue
+            factor = ramped(schedule, (progress - start) / (1 - start))
+            for loss, value in method.losses(step.out, batch, progress).items():
+                if loss not in ("source", "labeled"):
+                    found[f"{name}.{loss}"] = factor * value
+        return found
+
+    def steps(self, batch: Batches, progress: float) -> Iterator[Step]:
+        waiting = True
+        for step in self.method.steps(batch, progress):
+            if waiting and step.out is not None:
+                step.losses = step.losses | self.losses_of_extras(step, batch, progress)
+                if step.updates is not None:  # What an extra brings along learns with it.
+                    step.updates = [*step.updates, self.extra]
+                waiting = False
+            yield step
+
+    def begin_epoch(self, collect: Collect) -> None:
+        self.method.begin_epoch(collect)
+        for method in self.added().values():
+            method.begin_epoch(collect)
+
+    def predict(self, x: Tensor) -> Outputs:
+        return self.method.predict(x)
+
+
+def classes(builder: Any) -> list[type[Method]]:
+    """The methods that a builder will build, wrapped and added ones included."""
+    if isinstance(builder, Extra):
+        return classes(builder.method)
+    if not isinstance(builder, partial):
+        return [builder] if isinstance(builder, type) and issubclass(builder, Method) else []
+    inside = [*builder.keywords.values()]
+    inside += [e for value in inside if isinstance(value, Mapping) for e in value.values()]
+    return [c for part in (builder.func, *inside) for c in classes(part) if c is not Combined]

@@ -1,0 +1,95 @@
+"""Methods that a method's config names: `+method.extra=[mcc]`, `method=sdat method.method=dann`.
+
+Each name stands for that method's own config; keys given with it replace its defaults:
+`+method.extra.mcc.weight=0.5`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from .errors import ConfigError, nearest
+
+Node = dict[str, Any]
+
+
+def methods(config: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
+    """The method nodes of a config, by their place."""
+    if isinstance(config.get("method"), Mapping):
+        yield "method", config["method"]
+    for name, stage in ((config.get("recipe") or {}).get("stages") or {}).items():
+        if isinstance(stage, Mapping) and isinstance(stage.get("method"), Mapping):
+            yield f"recipe.stages.{name}.method", stage["method"]
+
+
+def check_names(config: Mapping[str, Any], known: Mapping[str, object]) -> list[str]:
+    """Problems of the names that method nodes use, `known` being the methods there are."""
+    problems = []
+    for place, node in methods(config):
+        for key in ("extra", "method"):
+            try:
+                names = _chosen(node.get(key))
+            except TypeError:
+                problems.append(f"{place}.{key}: expected names of methods, got {node[key]!r}")
+                continue
+            problems += [
+                f"{place}.{key}: there is no method '{name}'{nearest(name, known)}"
+                for name in names
+                if name not in known
+            ]
+            if key == "method" and len(names) > 1:
+                problems.append(f"{place}.method: expected one method, got {', '.join(names)}")
+    return problems
+
+
+def expand(config: Node, load: Callable[[str], Node]) -> Node:
+    """The config with every name replaced by the config it stands for.
+
+    Args:
+        load: a method's name -> its config.
+
+    Raises:
+        ConfigError: if an entry is neither a name nor a mapping.
+    """
+    result: Node = {**config}
+    for place, node in list(methods(config)):
+        try:
+            full = _expanded(node, load)
+        except TypeError as error:
+            raise ConfigError([f"{place}: {error}"]) from None
+        if place == "method":
+            result["method"] = full
+        else:
+            stage = place.split(".")[2]
+            stages = {**result["recipe"]["stages"]}
+            stages[stage] = {**stages[stage], "method": full}
+            result["recipe"] = {**result["recipe"], "stages": stages}
+    return result
+
+
+def _expanded(node: Node, load: Callable[[str], Node]) -> Node:
+    node = {**node}
+    wrapped, extra = _chosen(node.pop("method", None)), _chosen(node.pop("extra", None))
+    for name, given in wrapped.items():
+        # An extra joins what is wrapped: SAM's ascent has to see it.
+        inner = load(name) | given | ({"extra": extra} if extra else {})
+        node["method"] = _expanded(inner, load)
+    if extra and not wrapped:
+        node["extra"] = {name: load(name) | given for name, given in extra.items()}
+    return node
+
+
+def _chosen(value: Any) -> dict[str, Node]:
+    """`a`, `[a, {b: {weight: 1}}]` and `{a: null, b: {weight: 1}}` alike as a mapping."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {value: {}}
+    if isinstance(value, list):
+        return {name: node for item in value for name, node in _chosen(item).items()}
+    if isinstance(value, Mapping) and all(isinstance(v, Mapping | None) for v in value.values()):
+        if "_target_" in value:
+            raise TypeError("expected names of methods")
+        return {str(name): dict(node or {}) for name, node in value.items()}
+    raise TypeError(f"expected names of methods, got {value!r}")
