@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -39,18 +39,23 @@ class Method(nn.Module):
         super().__init__()
         self.model, self.info = model, info
 
-    def forward(self, batch: Batches) -> dict[str, Outputs]:
-        """Outputs of every role, in one pass; of the target's second view too if the method reads two."""
+    def forward(self, batch: Batches, model: Callable[[Tensor], Outputs] | None = None) -> Joint:
+        """Outputs of every role, in one pass; of the target's second view too if the method reads two.
+
+        Args:
+            model: asked instead of the method's own.
+        """
         x = {role: b.x for role, b in batch.items()}
         if self.views > 1:
             x["target_2"] = batch["target"].views[1]
-        return self.outputs(x)
+        return self.outputs(x, model)
 
-    def outputs(self, x: dict[str, Tensor]) -> dict[str, Outputs]:
+    def outputs(self, x: Mapping[str, Tensor], model: Callable[[Tensor], Outputs] | None = None) -> Joint:
         """Outputs of several inputs, as one batch unless the model says `bn: per_domain`."""
+        model = model or self.model
         if self.model.bn == "per_domain" or len(x) == 1:
-            return {name: self.model(part) for name, part in x.items()}
-        joint = self.model(torch.cat(list(x.values())))
+            return {name: model(part) for name, part in x.items()}
+        joint = model(torch.cat(list(x.values())))
         sizes = [len(part) for part in x.values()]
         features, logits = joint.features.split(sizes), joint.logits.split(sizes)
         return {name: Outputs(f, z) for name, f, z in zip(x, features, logits, strict=True)}

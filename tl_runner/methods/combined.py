@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..nn.model import Model
 from ..schedules import RampName, ramped
-from ..types import Batches, DataInfo, Losses, Outputs, Step
+from ..types import Batches, DataInfo, Joint, Losses, Outputs, Step
 from .base import Collect, Method
 
 Builder = Callable[[Model, DataInfo], Method]
@@ -65,15 +65,17 @@ class Combined(Method):
     def added(self) -> dict[str, Method]:
         return dict(self.extra.items())  # type: ignore[arg-type]
 
-    def losses_of_extras(self, step: Step, batch: Batches, progress: float) -> Losses:
-        assert step.out is not None
+    def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
+        return self.method.losses(out, batch, progress) | self.added_losses(out, batch, progress)
+
+    def added_losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         found: dict[str, Tensor] = {}
         for name, method in self.added().items():
             schedule, start = self.schedules[name]
             if progress < start:
                 continue
             factor = ramped(schedule, (progress - start) / (1 - start))
-            for loss, value in method.losses(step.out, batch, progress).items():
+            for loss, value in method.losses(out, batch, progress).items():
                 if loss not in ("source", "labeled"):
                     found[f"{name}.{loss}"] = factor * value
         return found
@@ -82,9 +84,10 @@ class Combined(Method):
         waiting = True
         for step in self.method.steps(batch, progress):
             if waiting and step.out is not None:
-                step.losses = step.losses | self.losses_of_extras(step, batch, progress)
+                step.losses = step.losses | self.added_losses(step.out, batch, progress)
                 if step.updates is not None:  # What an extra brings along learns with it.
-                    step.updates = [*step.updates, self.extra]
+                    own = [m for e in self.added().values() for n, m in e.named_children() if n != "model"]
+                    step.updates = [*step.updates, *own]
                 waiting = False
             yield step
 
