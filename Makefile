@@ -14,10 +14,10 @@ demo: $(VENV)/installed  ## the main job on the embedded data
 	$(BIN)/tlrun
 
 test: $(VENV)/installed  ## the fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 slow: $(VENV)/installed  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n auto --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import os
 import struct
 import subprocess
 import sys
@@ -31,8 +32,10 @@ EXPERIMENTS = sorted(
 )
 
 
-# Tests share few cores with each other; threads that wait for cores cost more than they bring.
+# Tests share few cores with each other and with the runs they start; threads that wait for cores cost more
+# than they bring.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

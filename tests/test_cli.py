@@ -53,7 +53,7 @@ def on(root: Path, *more: str) -> tuple[str, ...]:
 
 
 WRONG = [
-    ("method=dan", "method: there is no 'dan'; did you mean 'dann'?"),
+    ("method=dnn", "method: there is no 'dnn'; did you mean 'dann'?"),
     ("methd=mmd", "unknown key 'methd'; did you mean 'method'?"),
     ("optim.lrr=0.1", "unknown key 'optim.lrr'; did you mean 'lr'?"),
     ("method.weigth=2", "unknown key 'method.weigth'; did you mean 'weight'?"),
@@ -78,7 +78,10 @@ WRONG_VALUES = [
     ("trainer.epochs=0", "trainer.epochs: input should be greater than or equal to 1, got 0"),
     ("trainer.epochs=1.5", "trainer.epochs: input should be a valid integer"),
     ("model.dropout=1.2", "model.dropout: input should be less than or equal to 1, got 1.2"),
-    ("model.neck=botleneck", "model.neck: input should be 'none', 'bottleneck' or 'shot', got 'botleneck'"),
+    (
+        "model.neck=botleneck",
+        "model.neck: input should be 'none', 'bottleneck', 'relu' or 'shot', got 'botleneck'",
+    ),
     ("method.estimator=liner", "did you mean 'linear'?"),
     ("data.labeled_per_class=some", "data.labeled_per_class"),
     ("model.backbone.widht=3", "did you mean 'width'?"),
@@ -112,7 +115,7 @@ def test_wrong_values(override: str, expected: str, told: Told) -> None:
 
 
 def test_all_problems_at_once(told: Told) -> None:
-    message = told("method=dan", "optim.lrr=1", "dta=office31", "seed=x")
+    message = told("method=dnn", "optim.lrr=1", "dta=office31", "seed=x")
     assert "4 problems" in message
     assert all(word in message for word in ("'dann'", "'lr'", "'data'", "seed: expected"))
     message = told("optim.lr=-1", "+method.weigth=1", "model.dropout=3", "trainer.patience=0")
@@ -129,7 +132,7 @@ def test_own_yaml_is_checked_like_everything_else(tmp_path: Path, told: Told) ->
 
 
 def test_bad_choice_in_a_sweep_is_found_before_the_first_job(told: Told) -> None:
-    assert "did you mean 'dann'?" in told("-m", "method=mmd,dan", *FAST)
+    assert "did you mean 'dann'?" in told("-m", "method=mmd,dnn", *FAST)
 
 
 def test_missing_data(tmp_path: Path, told: Told) -> None:
@@ -256,7 +259,15 @@ print("IMPORTED", [m for m in ("torch", "pytorch_lightning", "timm") if m in sys
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--cfg", "job"], ["list"], ["list", "methods"], ["method=dan"], ["optim.lrr=1"], ["+fo=1"]],
+    [
+        ["--help"],
+        ["--cfg", "job"],
+        ["list"],
+        ["list", "methods"],
+        ["method=dnn"],
+        ["optim.lrr=1"],
+        ["+fo=1"],
+    ],
     ids=" ".join,
 )
 def test_questions_are_answered_without_torch(arguments: list[str], tmp_path: Path) -> None:

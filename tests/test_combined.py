@@ -24,6 +24,7 @@ from tl_runner.methods.mcd import MCD
 from tl_runner.methods.sdat import SDAT
 from tl_runner.methods.shot import SHOT
 from tl_runner.methods.source_only import SourceOnly
+from tl_runner.optim import Optim
 from tl_runner.parts import check_names, expand
 from tl_runner.run import run
 from tl_runner.schedules import ramp
@@ -104,6 +105,18 @@ def test_an_extra_joins_the_first_update_and_learns_in_it(monkeypatch: pytest.Mo
         if not torch.equal(p, before[n])
     }
     assert moved == {"model.head", "extra.dann"}
+
+
+def test_an_extra_with_parameters_may_start_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its momentum starts when the others' is there."""
+    method = build(Combined, method=SourceOnly, extra={"dann": Extra(small_dann, start=0.5)})
+    fused = Optim(partial(torch.optim.SGD, momentum=0.9, nesterov=True), lr=0.1)
+    module = runner(method, monkeypatch, fused)
+    before = {n: p.detach().clone() for n, p in method.extra.named_parameters() if "discriminator" in n}
+    for progress in (0.0, 0.2, 0.6):
+        for step in method.steps(batches(), progress):
+            module.update(step)
+    assert any(not torch.equal(p, before[n]) for n, p in method.extra.named_parameters() if n in before)
 
 
 @pytest.mark.parametrize("kind", [MCD, SHOT])

@@ -115,7 +115,7 @@ def test_completion_offers_names(lab: Path, tmp_path: Path) -> None:
     assert "method=means" not in offered("tlrun method=", tmp_path)
     assert "trainer.epochs=" in offered("tlrun trainer.", tmp_path)
     assert {"method=mmd", "method=means", "method=critic"} <= set(offered("tlrun method=", lab))
-    assert offered("tlrun method=mean", tmp_path, PYTHONPATH=with_package(tmp_path)) == ["method=means"]
+    assert offered("tlrun method=means", tmp_path, PYTHONPATH=with_package(tmp_path)) == ["method=means"]
 
 
 def test_options_may_follow_own_names(lab: Path, tmp_path: Path) -> None:

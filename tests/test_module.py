@@ -11,7 +11,7 @@ from torch import nn
 
 from tl_runner.methods.source_only import SourceOnly
 from tl_runner.run import run
-from tl_runner.types import Batches, Losses
+from tl_runner.types import Batches, Joint, Losses
 
 
 @pytest.mark.parametrize(("tuning", "expected"), [("full", True), ("frozen", False)])
@@ -22,12 +22,12 @@ def test_modes_while_training(
     seen: list[bool] = []
     original = SourceOnly.losses
 
-    def watch(self: SourceOnly, batch: Batches, progress: float) -> Losses:
+    def watch(self: SourceOnly, out: Joint, batch: Batches, progress: float) -> Losses:
         norms = [m for m in self.model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
         assert len(norms) == 3
         seen.extend(m.training for m in norms)
         assert self.model.neck.training
-        return original(self, batch, progress)
+        return original(self, out, batch, progress)
 
     monkeypatch.setattr(SourceOnly, "losses", watch)
     override = ["tuning.cache_features=false"] if tuning == "frozen" else []

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Tlrun, composed
+from conftest import CONFIGS, Tlrun, composed
+from test_configs import needs
 
 from tl_runner.callbacks import WholeFiles
 from tl_runner.errors import DataError
+from tl_runner.module import TransferModule
 from tl_runner.run import run
 
 SETTINGS = (
@@ -105,6 +107,26 @@ def test_kills_at_random_moments(seed: int, tmp_path: Path, tlrun: Tlrun) -> Non
     assert (killed / "results.json").exists()
     assert start(whole, method).wait() == 0
     assert_same(whole, killed)
+
+
+@pytest.mark.parametrize("method", CONFIGS["method"])
+def test_every_method_resumes(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Teachers, memory banks and centroids are in the checkpoint, or follow from what is."""
+    config = composed("trainer=smoke", "trainer.epochs=3", f"method={method}", *needs(method))
+    run(config, tmp_path / "whole")
+    original = TransferModule.on_train_epoch_start
+
+    def die(self: TransferModule) -> None:
+        if self.current_epoch == 2:
+            raise MemoryError("killed")
+        original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransferModule, "on_train_epoch_start", die)
+        with pytest.raises(MemoryError):
+            run(config, tmp_path / "killed")
+    run(config, tmp_path / "killed", resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:

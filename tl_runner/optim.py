@@ -6,8 +6,9 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from .schedules import Constant, Schedule
 from .types import NonNegative, Positive
@@ -54,7 +55,7 @@ class Optim:
         # One kernel for all parameters; also the fastest on a CPU.
         if "fused" in inspect.signature(wrapped).parameters:
             options["fused"] = True
-        return self.optimizer(
+        built = self.optimizer(
             [
                 {
                     "params": params,
@@ -66,6 +67,14 @@ class Optim:
             ],
             **options,
         )
+        if isinstance(built, SGD):
+            # Fused SGD cannot start one parameter's momentum while others have theirs: a module that joins
+            # later, as an extra with a start does. From zero it is the same average.
+            for group in built.param_groups:
+                if group["momentum"] and not group["dampening"]:
+                    for p in group["params"]:
+                        built.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return built
 
     def schedule_lr(self, optimizer: Optimizer, progress: float, step: int) -> None:
         """Set each group's learning rate for this step."""
