@@ -5,17 +5,64 @@ log-probabilities lose their meaning in half precision.
 """
 
 from .adversarial import domain_adversarial
-from .alignment import coral, mmd
+from .alignment import coral, joint_mmd, local_mmd, mmd
+from .balance import balance_cross_entropy
+from .centroids import centroid_distance, class_means
 from .confusion import mcc
+from .consistency import adversarial_direction, class_balance, divergence, softmax_mse
+from .critic import gradient_penalty
 from .discrepancy import classifier_discrepancy
 from .entropy import entropy, information_maximization
+from .margin import margin_disparity
+from .moments import cmd
+from .norms import hard_norm, stepwise_norm
+from .pseudo import (
+    balanced_labels,
+    balanced_sharpening,
+    class_thresholds,
+    neighbour_labels,
+    pseudo_label,
+    weighted_cross_entropy,
+)
+from .spectral import batch_nuclear_norm, spectral_penalty
+from .symmetric import category_confusion, domain_confusion, merged_entropy, symmetric_domain
+from .transport import deepjdot, sliced_wasserstein, transport_plan
 
 __all__ = [
+    "adversarial_direction",
+    "balance_cross_entropy",
+    "balanced_labels",
+    "balanced_sharpening",
+    "batch_nuclear_norm",
+    "category_confusion",
+    "centroid_distance",
+    "class_balance",
+    "class_means",
+    "class_thresholds",
     "classifier_discrepancy",
+    "cmd",
     "coral",
+    "deepjdot",
+    "divergence",
     "domain_adversarial",
+    "domain_confusion",
     "entropy",
+    "gradient_penalty",
+    "hard_norm",
     "information_maximization",
+    "joint_mmd",
+    "local_mmd",
+    "margin_disparity",
     "mcc",
+    "merged_entropy",
     "mmd",
+    "neighbour_labels",
+    "pseudo_label",
+    "sliced_wasserstein",
+    "softmax_mse",
+    "spectral_penalty",
+    "stepwise_norm",
+    "symmetric_domain",
+    "transport_plan",
+    "weighted_cross_entropy",
 ]

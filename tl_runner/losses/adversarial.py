@@ -10,7 +10,9 @@ from .precision import full_precision
 
 
 @full_precision
-def domain_adversarial(scores: Tensor, num_source: int, weights: Tensor | None = None) -> Tensor:
+def domain_adversarial(
+    scores: Tensor, num_source: int, weights: Tensor | None = None, through_weights: bool = False
+) -> Tensor:
     """Binary cross-entropy of domain scores, source = 1, target = 0, both domains counting one half.
 
     ½ Σ_i w_i log(1 + e^−s_i) / Σ w_i over the source rows + ½ Σ_i w_i log(1 + e^s_i) / Σ w_i over the target's
@@ -21,7 +23,8 @@ def domain_adversarial(scores: Tensor, num_source: int, weights: Tensor | None =
     Args:
         scores: (N + M,) or (N + M, 1) logits, the N source rows first.
         num_source: N, with 0 < N < N + M.
-        weights: (N + M,) non-negative row weights (no gradient flows through them); None: all equal.
+        weights: (N + M,) non-negative row weights; None: all equal. A domain whose weights sum to 0 adds 0.
+        through_weights: let a gradient flow through w_i, never through Σ w, as the code of CDAN and GVB does.
 
     Returns:
         Scalar ≥ 0; ln 2 for undecided scores.
@@ -37,6 +40,12 @@ def domain_adversarial(scores: Tensor, num_source: int, weights: Tensor | None =
         raise ValueError(f"needs rows of both domains: {num_source} of {len(scores)} are source rows")
     truth = (torch.arange(len(scores), device=scores.device) < num_source).to(scores.dtype)
     each = F.binary_cross_entropy_with_logits(scores, truth, reduction="none")
-    w = torch.ones_like(each) if weights is None else weights.detach().to(each.dtype)
-    s, t = slice(None, num_source), slice(num_source, None)
-    return 0.5 * ((w[s] * each[s]).sum() / w[s].sum() + (w[t] * each[t]).sum() / w[t].sum())
+    w = torch.ones_like(each) if weights is None else weights.to(each.dtype)
+    w = w if through_weights else w.detach()
+
+    def mean(rows: slice) -> Tensor:
+        total = w[rows].detach().sum()
+        # Where all weights are 0, so is the sum above: divided by anything it stays 0.
+        return (w[rows] * each[rows]).sum() / total.where(total > 0, torch.ones_like(total))
+
+    return 0.5 * (mean(slice(None, num_source)) + mean(slice(num_source, None)))

@@ -60,12 +60,12 @@ class SDAT(Method):
         names, params = zip(
             *((n, p) for n, p in self.model.named_parameters() if p.requires_grad), strict=True
         )
-        grads = torch.autograd.grad(task, params, retain_graph=self.domain_at == "original", allow_unused=True)
+        grads = torch.autograd.grad(
+            task, params, retain_graph=self.domain_at == "original", allow_unused=True
+        )
         norm = torch.stack([g.norm() for g in grads if g is not None]).norm()
         scale = self.rho / (norm + 1e-12)
-        return {
-            n: p if g is None else p + scale * g for n, p, g in zip(names, params, grads, strict=True)
-        }
+        return {n: p if g is None else p + scale * g for n, p, g in zip(names, params, grads, strict=True)}
 
     def steps(self, batch: Batches, progress: float) -> Iterator[Step]:
         first = self.method.losses(self.method(batch), batch, progress)
