@@ -62,7 +62,7 @@ def test_mlp(batch_norm: bool) -> None:
     assert sum(isinstance(m, nn.BatchNorm1d) for m in net) == (2 if batch_norm else 0)
 
 
-@pytest.mark.parametrize(("name", "width"), [("none", 12), ("bottleneck", 7), ("shot", 7)])
+@pytest.mark.parametrize(("name", "width"), [("none", 12), ("bottleneck", 7), ("relu", 7), ("shot", 7)])
 def test_neck(name: Any, width: int) -> None:
     neck, features = build_neck(name, 12, 7, dropout=0.5)
     x = torch.randn(5, 12)
@@ -71,7 +71,7 @@ def test_neck(name: Any, width: int) -> None:
     assert out.shape == (5, width)
     if name == "none":
         assert out is x
-    assert bool((out >= 0).all()) == (name == "bottleneck")
+    assert bool((out >= 0).all()) == (name in ("bottleneck", "relu"))
 
 
 @pytest.mark.parametrize("name", ["linear", "weight_norm", "cosine"])
@@ -94,7 +94,7 @@ def test_head(name: Any) -> None:
 INFO = DataInfo(("a", "b", "c"), (3, 16, 16))
 
 
-@pytest.mark.parametrize("neck", ["none", "bottleneck", "shot"])
+@pytest.mark.parametrize("neck", ["none", "bottleneck", "relu", "shot"])
 @pytest.mark.parametrize("head", ["linear", "weight_norm", "cosine"])
 def test_model_gives_features_and_logits(neck: Any, head: Any) -> None:
     model = Model(INFO, partial(backbones.tiny, width=4), neck=neck, neck_features=6, head=head)

@@ -58,14 +58,14 @@ class RandomizedMap(nn.Module):
         return joint
 
 
-NeckName = Literal["none", "bottleneck", "shot"]
+NeckName = Literal["none", "bottleneck", "relu", "shot"]
 
 
 def build_neck(name: NeckName, inputs: int, outputs: int, dropout: float) -> tuple[nn.Module, int]:
     """The layers between backbone and head, and their number of features.
 
-    `none` passes features on; `bottleneck` is Linear-BN-ReLU-Dropout; `shot` is Linear-BN, as in
-    https://arxiv.org/abs/2002.08546.
+    `none` passes features on; `bottleneck` is Linear-BN-ReLU-Dropout; `relu` is Linear-ReLU, as in
+    DeepDA; `shot` is Linear-BN, as in https://arxiv.org/abs/2002.08546.
     """
     if name == "none":
         return nn.Identity(), inputs
@@ -76,6 +76,8 @@ def build_neck(name: NeckName, inputs: int, outputs: int, dropout: float) -> tup
         return nn.Sequential(linear, nn.BatchNorm1d(outputs)), outputs
     nn.init.normal_(linear.weight, std=0.005)
     nn.init.constant_(linear.bias, 0.1)
+    if name == "relu":
+        return nn.Sequential(linear, nn.ReLU()), outputs
     return nn.Sequential(linear, nn.BatchNorm1d(outputs), nn.ReLU(), nn.Dropout(dropout)), outputs
 
 
