@@ -1,0 +1,176 @@
+"""What a step of each method costs, relative to source_only.
+
+    python scripts/bench_methods.py [--steps 40] [--rounds 5] [--methods mmd dann] [--csv docs/results/cost.csv]
+
+A step is everything between two batches: forward passes, losses, backward passes, updates, and whatever the
+method does between them. All methods take turns in one process on one thread, on the same random features
+(1280-d, 64 + 64 rows, 31 classes, 256-d bottleneck), with their default settings. Next to the time stand the
+floating-point operations of the step's matrix products, counted by torch, also relative to source_only. `time /
+arithmetic` above 1 is what is not in matrix products: elementwise work, decompositions, the overhead of small
+operations. The same step on images is dominated by the backbone: `passes` is what it would cost there, in
+forward (1) and backward (2) passes of the rows, relative to source_only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+import statistics
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from tl_runner.methods.base import Method
+from tl_runner.module import TransferModule
+from tl_runner.nn.backbones import Features
+from tl_runner.nn.model import Model
+from tl_runner.parts import expand
+from tl_runner.run import _method
+from tl_runner.search import config_dir, groups
+from tl_runner.types import HIDDEN, Batch, Collected, DataInfo
+
+WIDTH, ROWS, BATCH, CLASSES = 1280, 1000, 64, 31
+INFO = DataInfo(
+    tuple(map(str, range(CLASSES))),
+    (WIDTH,),
+    {"source": ROWS, "target": ROWS},
+    {"source": ("s",), "target": ("t",)},
+)
+
+
+class Case:
+    """One method with its optimiser, ready to step."""
+
+    def __init__(self, name: str, node: dict[str, Any], optim: dict[str, Any]) -> None:
+        torch.manual_seed(0)
+        self.name = name
+        model = Model(INFO, lambda shape: Features(shape[0]))
+        self.method: Method = _method(node)(model, INFO)
+        optimiser = instantiate(optim, _convert_="all")
+        self.module = TransferModule(self.method, optimiser, 1, 1, 0, "bench", {}, {}, {}, None, ())
+        self.module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+        self.module.optimizer = self.module.configure_optimizers()
+        self.features = {role: torch.randn(ROWS, WIDTH) for role in self.method.roles}
+        self.y = torch.arange(ROWS) % CLASSES
+        self.method.begin_epoch(self.collect)
+        self.method.train()
+        self.passes = 0.0
+        model.neck.register_forward_hook(self.count)
+
+    def count(self, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.passes += len(inputs[0]) * (3 if output.requires_grad else 1)
+
+    def batch(self) -> dict[str, Batch]:
+        found = {}
+        for role in self.method.roles:
+            row = torch.randint(ROWS, (BATCH,))
+            y = torch.full((BATCH,), HIDDEN) if role == "target" else self.y[row]
+            views = (self.features[role][row],) * (self.method.views if role == "target" else 1)
+            found[role] = Batch(views, y, torch.zeros(BATCH, dtype=torch.long), row)
+        return found
+
+    @torch.no_grad()
+    def collect(self, role: str) -> Collected:
+        self.method.eval()
+        out = self.method.predict(self.features[role])
+        rows = torch.arange(ROWS)
+        return Collected(out.features, out.logits, torch.full((ROWS,), HIDDEN), torch.zeros_like(rows), rows)
+
+    def run(self, steps: int) -> float:
+        """Seconds of a step in the middle of training."""
+        started = time.perf_counter()
+        for _ in range(steps):
+            for step in self.method.steps(self.batch(), 0.5):
+                self.module.update(step)
+        self.module.losses = {}
+        return (time.perf_counter() - started) / steps
+
+    def arithmetic(self) -> tuple[int, float]:
+        """Floating-point operations and passes of one step."""
+        self.passes = 0.0
+        with FlopCounterMode(display=False) as counter:
+            self.run(1)
+        return counter.get_total_flops(), self.passes
+
+
+def cases(names: list[str]) -> list[Case]:
+    found = []
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        root: Any = OmegaConf.to_container(compose("config"), resolve=True)
+
+        def load(name: str) -> dict[str, Any]:
+            config: Any = OmegaConf.to_container(compose(f"method/{name}"), resolve=True)
+            return dict(config["method"])
+
+        for name in names:
+            node = expand({"method": load(name)}, load)["method"]
+            found.append(Case(name, node, root["optim"]))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--methods", nargs="*", help="default: all that read an unlabelled target")
+    parser.add_argument("--csv", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    every = arguments.methods or [
+        m for m in groups([config_dir()])["method"] if m not in ("finetune", "target_only")
+    ]
+    built = cases(list(dict.fromkeys(["source_only", *every])))
+    for case in built:
+        case.run(arguments.steps)
+    seconds: dict[str, list[float]] = {case.name: [] for case in built}
+    for turn in track(range(arguments.rounds), "rounds"):
+        for case in built if turn % 2 else reversed(built):
+            seconds[case.name].append(case.run(arguments.steps))
+    work = {case.name: case.arithmetic() for case in built}
+    rows = []
+    for case in built:
+        relative = [a / b for a, b in zip(seconds[case.name], seconds["source_only"], strict=True)]
+        took = statistics.median(relative)
+        flops, passes = (a / b for a, b in zip(work[case.name], work["source_only"], strict=True))
+        rows.append(
+            [case.name, took, flops, took / flops, passes, 1000 * statistics.median(seconds[case.name])]
+        )
+    rows.sort(key=lambda row: row[1])
+    head = ["method", "time", "arithmetic", "time / arithmetic", "passes", "ms"]
+    table = Table(*head, title="relative to source_only", title_justify="left")
+    for row in rows:
+        table.add_row(row[0], *(f"{v:.2f}" for v in row[1:]))
+    Console().print(table)
+    print(f"1 thread, torch {torch.__version__}, {cpu()}, {date.today()}")
+    if arguments.csv:
+        with arguments.csv.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([*head, "cpu", "torch", "date"])
+            writer.writerows(
+                [[r[0], *(f"{v:.2f}" for v in r[1:]), cpu(), torch.__version__, date.today()] for r in rows]
+            )
+
+
+def cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return found[0] if found else platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Writes docs/methods.md from the methods' docstrings and configs and from the measured numbers.
+
+python scripts/methods.py [--check]    with --check only compare
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import yaml
+from results import FOLDER, averages, plus_minus, read, table
+
+from tl_runner.methods.base import Method
+from tl_runner.search import config_dir, groups
+
+PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
+COST = "cost"
+
+
+def entry(name: str, file: Path) -> Iterator[str]:
+    node: dict[str, Any] = yaml.safe_load(file.read_text())
+    module, _, cls = node.pop("_target_").rpartition(".")
+    kind: type[Method] = getattr(import_module(module), cls)
+    idea, *rest = inspect.cleandoc(kind.__doc__ or "").split("\n\n")
+    yield f"## {name}"
+    yield ""
+    yield idea
+    yield ""
+    for paragraph in rest:
+        if paragraph.startswith("Args:"):
+            yield "Arguments:"
+            yield ""
+            yield from arguments(paragraph, node)
+        else:
+            yield paragraph
+        yield ""
+    for loss in losses(kind):
+        first, second, *_ = [*inspect.cleandoc(loss.__doc__ or "").split("\n\n"), ""]
+        formula = f" {second}" if "=" in second and "http" not in second and "Args:" not in second else ""
+        yield f"- loss `tl_runner.losses.{loss.__name__}`: {' '.join((first + formula).split())}"
+    yield f"- reads {', '.join(kind.roles)}" + (", two views of the target" if kind.views > 1 else "")
+    if kind.adapts_trained_model:
+        yield "- adapts a trained model: it needs an earlier stage"
+    elif kind.steps is Method.steps and kind.predict is Method.predict and "target" in kind.roles:
+        yield f"- can be added to another method: `+method.extra=[{name}]`"
+    yield from measured(name)
+    yield from experiments(name)
+    yield ""
+
+
+def experiments(name: str) -> Iterator[str]:
+    """What the published settings that use the method say of themselves."""
+    for group, options in groups([config_dir()]).items():
+        for option, file in options.items():
+            text = file.read_text()
+            if group.startswith("experiment") and f"override /method: {name}\n" in text:
+                about = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
+                path = f"{group}/{option}".removeprefix("experiment/")
+                yield f"- `experiment={path}`: {' '.join(line for line in about if '@package' not in line)}"
+
+
+def arguments(paragraph: str, node: dict[str, Any]) -> Iterator[str]:
+    """The docstring's arguments as a list, with their defaults."""
+    text: list[str] = []
+    for line in paragraph.splitlines()[1:]:
+        if line.startswith("     "):
+            text[-1] += " " + line.strip()
+        else:
+            text.append(line.strip())
+    for line in text:
+        names, _, about = line.partition(": ")
+        given = ", ".join(f"`{n}={_plain(node[n])}`" if n in node else f"`{n}`" for n in names.split(", "))
+        yield f"- {given}: {about}"
+
+
+def _plain(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).splitlines()[0]
+
+
+def losses(kind: type[Method]) -> list[FunctionType]:
+    """The loss functions that the method's module, or its parent method's, uses by name."""
+    modules = [sys.modules[c.__module__] for c in kind.__mro__ if issubclass(c, Method) and c is not Method]
+    found = [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, FunctionType) and value.__module__.startswith("tl_runner.losses.")
+    ]
+    return sorted(set(found), key=lambda f: f.__name__)
+
+
+def measured(name: str) -> Iterator[str]:
+    for path in sorted(FOLDER.glob("*.csv")):
+        rows = read(path)
+        if path.stem == COST:
+            yield from (
+                f"- a step on cached features takes {row['time']} times source_only's, its arithmetic is "
+                f"{row['arithmetic']} times as much; on images {row['passes']} times the passes"
+                for row in rows
+                if row["method"] == name
+            )
+        elif any(row["method"] == name for row in rows):
+            last, base = (plus_minus(averages(rows, m, "last")) for m in (name, "source_only"))
+            yield f"- {path.stem}: **{last}** at the last epoch" + (
+                f" (source_only {base})" if name != "source_only" else ""
+            )
+
+
+def page() -> str:
+    methods = groups([config_dir()])["method"]
+    lines = [
+        "# Methods",
+        "",
+        "Written by `python scripts/methods.py` from docstrings, configs and [measured numbers](results.md).",
+        "Accuracies are averages over transfers in percent, mean ± standard deviation over seeds.",
+        "",
+        *table(["", "", "", ""], _in_rows([f"[{m}](#{m})" for m in methods], 4)),
+        "",
+    ]
+    for name, file in methods.items():
+        lines += entry(name, file)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _in_rows(cells: list[str], width: int) -> list[list[str]]:
+    cells = cells + [""] * (-len(cells) % width)
+    return [cells[i : i + width] for i in range(0, len(cells), width)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true")
+    if not parser.parse_args().check:
+        PAGE.write_text(page())
+    elif PAGE.read_text() != page():
+        sys.exit("docs/methods.md is stale: run python scripts/methods.py")
+
+
+if __name__ == "__main__":
+    main()
