@@ -151,7 +151,7 @@ def heading(name: str) -> str:
     """What the experiment's config says of itself."""
     file = ROOT / "conf" / "experiment" / f"{name.replace('-', '/', 1)}.yaml"
     if not file.exists():
-        return "The embedded digits shift, `tlrun` with its defaults and `trainer.epochs=8`"
+        return "The embedded digits shift, `tlrun` with its defaults and `trainer.epochs=12`"
     lines = [
         line for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line
     ]
