@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,8 @@ from test_configs import needs
 
 from tl_runner.run import run
 
-SEEDS = (0, 1, 2)
+# All methods with three seeds take half an hour on two cores: CI takes one.
+SEEDS = range(int(os.environ.get("TLRUN_TEST_SEEDS", "3")))
 
 
 def _adapts(method: str) -> bool:
@@ -40,6 +42,6 @@ def source_only(tmp_path_factory: pytest.TempPathFactory) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [m for m in CONFIGS["method"] if _adapts(m)])
 def test_beats_source_only(method: str, source_only: float, tmp_path: Path) -> None:
-    # Measured: source_only 41.6, its seeds 3.7 apart; the weakest method 44.5. Most of the gain of most is that the
+    # Measured: source_only 38.0, 41.5, 45.4, the weakest method 44.0, 45.1. Most of the gain of most is that the
     # target passes through batch-norm in training: `adabn` alone has 48.
     assert accuracy(method, tmp_path) > source_only + 2.0
