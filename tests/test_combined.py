@@ -19,6 +19,7 @@ from tl_runner.losses import mcc
 from tl_runner.methods.base import Method
 from tl_runner.methods.combined import Combined, Extra, classes
 from tl_runner.methods.dann import DANN
+from tl_runner.methods.gvb import GVB
 from tl_runner.methods.mcc import MCC
 from tl_runner.methods.mcd import MCD
 from tl_runner.methods.sdat import SDAT
@@ -117,6 +118,17 @@ def test_an_extra_with_parameters_may_start_later(monkeypatch: pytest.MonkeyPatc
         for step in method.steps(batches(), progress):
             module.update(step)
     assert any(not torch.equal(p, before[n]) for n, p in method.extra.named_parameters() if n in before)
+
+
+def test_a_method_keeps_its_own_forward_pass() -> None:
+    """GVB takes its bridge off the logits: with an extra inside sdat too."""
+    method = build(SDAT, method=partial(Combined, method=partial(GVB, hidden=8), extra={"mcc": Extra(MCC)}))
+    inner = method.method.method
+    with torch.no_grad():
+        inner.bridge.bias += 1.0
+    out, plain = method.method(batches())["source"], inner.model(torch.cat([b.x for b in batches().values()]))
+    bridged = plain.logits - inner.bridge(plain.features)
+    torch.testing.assert_close(out.logits, bridged[:7])
 
 
 @pytest.mark.parametrize("kind", [MCD, SHOT])

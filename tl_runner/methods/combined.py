@@ -65,6 +65,9 @@ class Combined(Method):
     def added(self) -> dict[str, Method]:
         return dict(self.extra.items())  # type: ignore[arg-type]
 
+    def forward(self, batch: Batches, model: Callable[[Tensor], Outputs] | None = None) -> Joint:
+        return self.method(batch, model)  # type: ignore[no-any-return]
+
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         return self.method.losses(out, batch, progress) | self.added_losses(out, batch, progress)
 
