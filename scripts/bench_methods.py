@@ -37,8 +37,8 @@ from tl_runner.methods.base import Method
 from tl_runner.module import TransferModule
 from tl_runner.nn.backbones import Features
 from tl_runner.nn.model import Model
-from tl_runner.parts import expand
-from tl_runner.run import _method
+from tl_runner.parts import expand, method_config
+from tl_runner.run import method_builder
 from tl_runner.search import config_dir, groups
 from tl_runner.types import HIDDEN, Batch, Collected, DataInfo
 
@@ -58,7 +58,7 @@ class Case:
         torch.manual_seed(0)
         self.name = name
         model = Model(INFO, lambda shape: Features(shape[0]))
-        self.method: Method = _method(node)(model, INFO)
+        self.method: Method = method_builder(node)(model, INFO)
         optimiser = instantiate(optim, _convert_="all")
         self.module = TransferModule(self.method, optimiser, 1, 1, 0, "bench", {}, {}, {}, None, ())
         self.module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
@@ -124,13 +124,8 @@ def cases(names: list[str]) -> list[Case]:
     found = []
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         root: Any = OmegaConf.to_container(compose("config"), resolve=True)
-
-        def load(name: str) -> dict[str, Any]:
-            config: Any = OmegaConf.to_container(compose(f"method/{name}"), resolve=True)
-            return dict(config["method"])
-
         for name in names:
-            node = expand({"method": load(name)}, load)["method"]
+            node = expand({"method": method_config(name)})["method"]
             found.append(Case(name, node, root["optim"]))
     return found
 

@@ -18,6 +18,7 @@ import yaml
 from results import FOLDER, averages, plus_minus, read, table
 
 from tl_runner.methods.base import Method
+from tl_runner.methods.combined import is_loss
 from tl_runner.search import config_dir, groups
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
@@ -48,7 +49,7 @@ def entry(name: str, file: Path) -> Iterator[str]:
     yield f"- reads {', '.join(kind.roles)}" + (", two views of the target" if kind.views > 1 else "")
     if kind.adapts_trained_model:
         yield "- adapts a trained model: it needs an earlier stage"
-    elif kind.steps is Method.steps and kind.predict is Method.predict and "target" in kind.roles:
+    elif is_loss(kind) and "target" in kind.roles:
         yield f"- can be added to another method: `+method.extra=[{name}]`"
     yield from measured(name)
     yield from experiments(name)

@@ -19,7 +19,6 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from PIL import Image
 
-from tl_runner.cli import _method
 from tl_runner.parts import expand
 from tl_runner.search import config_dir, groups
 
@@ -49,7 +48,7 @@ def composed(*overrides: str) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
-        return expand(config, _method)
+        return expand(config)
 
 
 Tlrun = Callable[..., subprocess.CompletedProcess[str]]

@@ -114,16 +114,7 @@ def _job(config: Any) -> None:
     from .run import run
 
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    run(expand(plain, _method), Path(HydraConfig.get().runtime.output_dir))
-
-
-def _method(name: str) -> dict[str, Any]:
-    """The config of a method by its name."""
-    from hydra import compose
-    from omegaconf import OmegaConf
-
-    plain: Any = OmegaConf.to_container(compose(f"method/{name}"), resolve=True)
-    return dict(plain["method"])
+    run(expand(plain), Path(HydraConfig.get().runtime.output_dir))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Each name stands for that method's own config; keys given with it replace its de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from .errors import ConfigError, nearest
@@ -23,7 +23,7 @@ def methods(config: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
             yield f"recipe.stages.{name}.method", stage["method"]
 
 
-def check_names(config: Mapping[str, Any], known: Mapping[str, object]) -> list[str]:
+def check_names(config: Mapping[str, Any], known: Collection[str]) -> list[str]:
     """Problems of the names that method nodes use, `known` being the methods there are."""
     problems = []
     for place, node in methods(config):
@@ -43,7 +43,22 @@ def check_names(config: Mapping[str, Any], known: Mapping[str, object]) -> list[
     return problems
 
 
-def expand(config: Node, load: Callable[[str], Node]) -> Node:
+def of_extra(node: Node) -> tuple[Node, Node]:
+    """What the node of an extra says of its share in the loss, and the method's own node."""
+    share: Node = {k: node[k] for k in ("schedule", "start") if k in node}
+    return share, {k: v for k, v in node.items() if k not in share}
+
+
+def method_config(name: str) -> Node:
+    """A method's own config. Hydra must have been initialised."""
+    from hydra import compose
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(compose(f"method/{name}"), resolve=True)
+    return dict(plain["method"])
+
+
+def expand(config: Node, load: Callable[[str], Node] = method_config) -> Node:
     """The config with every name replaced by the config it stands for.
 
     Args:

@@ -89,7 +89,7 @@ def preflight(arguments: list[str]) -> None:
         plain = OmegaConf.to_container(config, resolve=False)
         assert isinstance(plain, dict)
         named = {str(k): v for k, v in plain.items()}
-        problems += check_root(named) + check_names(named, dict.fromkeys(_options("method")))
+        problems += check_root(named) + check_names(named, _options("method"))
     GlobalHydra.instance().clear()
     if problems:
         raise ConfigError(problems)

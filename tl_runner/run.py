@@ -33,6 +33,7 @@ from .errors import UserError
 from .fitted import Fitted, restore, store
 from .methods.combined import Builder, Combined, Extra, classes
 from .nn.model import Model
+from .parts import of_extra
 from .schema import check
 from .stage import Stage, fit
 from .types import DataInfo
@@ -135,7 +136,7 @@ def _stage(name: str, config: Config) -> Stage:
         node["trainer"] = {**node["trainer"], "epochs": given["epochs"]}
     return Stage(
         name=name,
-        method=_method(node["method"]),
+        method=method_builder(node["method"]),
         tuning=build(node["tuning"]),
         optim=build(node["optim"]),
         augment=build(node["augment"]),
@@ -148,18 +149,18 @@ def _stage(name: str, config: Config) -> Stage:
     )
 
 
-def _method(node: Config) -> Builder:
+def method_builder(node: Config) -> Builder:
     """A method still to be given (model, info). A dataclass passed through instantiate() would become a config."""
     plain = {k: v for k, v in node.items() if k not in ("extra", "method")}
     if "method" in node:
-        plain["method"] = _method(node["method"])
+        plain["method"] = method_builder(node["method"])
     built: Builder = instantiate(plain, _partial_=True, _convert_="all")
     if not node.get("extra"):
         return built
     extra = {}
     for name, added in node["extra"].items():
-        share = {k: added[k] for k in ("schedule", "start") if k in added}
-        extra[name] = Extra(_method({k: v for k, v in added.items() if k not in share}), **share)
+        share, method = of_extra(added)
+        extra[name] = Extra(method_builder(method), **share)
     return partial(Combined, method=built, extra=extra)
 
 

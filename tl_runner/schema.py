@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .errors import ConfigError, nearest
+from .parts import of_extra
 
 ROOT = (
     *("data", "model", "method", "tuning", "optim", "augment", "trainer"),
@@ -20,8 +21,6 @@ STAGE = ("method", "tuning", "optim", "augment", "trainer", "epochs")
 # Arguments that the runner gives, by the node's place in the config.
 _GIVEN: dict[str, frozenset[str]] = {
     "method": frozenset({"model", "info"}),
-    "method.method": frozenset({"model", "info"}),
-    "method.extra.*": frozenset({"model", "info"}),
     "model": frozenset({"info"}),
     "model.backbone": frozenset({"shape"}),
     "metrics.*": frozenset({"num_classes"}),
@@ -87,10 +86,10 @@ def _place(path: str) -> str:
         parts[1] = "*"
     if parts[:2] == ["augment", "views"] and len(parts) == 3:
         parts[2] = "*"
-    if parts[:3] == ["method", "method", "extra"]:
+    while parts[:2] == ["method", "method"]:  # A method within a method is a method.
         parts = parts[1:]
     if parts[:2] == ["method", "extra"] and len(parts) == 3:
-        parts[2] = "*"
+        parts = ["method"]
     return ".".join(parts)
 
 
@@ -110,8 +109,6 @@ def _kinds() -> dict[str, Any]:
         "data": DomainData,
         "model": Model,
         "method": Method,
-        "method.method": Method,
-        "method.extra.*": Method,
         "tuning": Tuning,
         "optim": Optim,
         "optim.optimizer": Optimizer,
@@ -131,7 +128,7 @@ _PLACES = frozenset(
     [
         *("data", "data.reader", "model", "model.backbone", "method", "tuning", "trainer"),
         *("optim", "optim.optimizer", "optim.schedule", "augment", "augment.views.*"),
-        *("validators.*", "metrics.*", "method.method", "method.extra.*"),
+        *("validators.*", "metrics.*"),
     ]
 )
 
@@ -153,14 +150,13 @@ def _check_node(path: str, node: dict[str, Any]) -> list[str]:
     if not callable(found):
         return [f"{path}._target_: '{target}' cannot be called"]
     problems = []
-    if place in ("method", "method.method"):  # What is added to it are nodes of their own.
-        node = {k: v for k, v in node.items() if k != "extra"}
-    if place == "method.extra.*":
+    if place == "method" and path.split(".")[-2:-1] == ["extra"]:
         from .methods.combined import Extra
 
-        share: dict[str, Any] = {k: node[k] for k in ("schedule", "start") if k in node}
-        node = {k: v for k, v in node.items() if k not in share}
+        share, node = of_extra(node)
         problems = _bind(path, Extra, share, frozenset({"method"}))
+    elif place == "method":  # What is added to it are nodes of their own.
+        node = {k: v for k, v in node.items() if k != "extra"}
     return problems + _bind(path, found, node, _GIVEN.get(place, frozenset()))
 
 

@@ -124,7 +124,7 @@ def _check_roles(stage: Stage, data: Prepared) -> None:
                     f"stage {stage.name}: method {method.__name__} reads role '{role}', which this data lacks: "
                     f"{fixes[role]}"
                 )
-    roles = tuple(dict.fromkeys(role for method in wanted for role in method.roles))
+    roles = tuple(role for method in wanted for role in method.roles)
     for role, size in stage.trainer.sizes(roles).items():
         if len(data.roles[role]) < size:
             log.warning(

@@ -61,7 +61,10 @@ class Method(nn.Module):
         return {name: Outputs(f, z) for name, f, z in zip(x, features, logits, strict=True)}
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
-        """Named losses of one step; `progress` in [0, 1) is the share of the stage done."""
+        """Named losses of one step; `progress` in [0, 1) is the share of the stage done.
+
+        Those on labels are called `source` and `labeled`: they are left out where the method is an extra.
+        """
         raise TypeError(f"{type(self).__name__} must define losses() or steps()")
 
     def steps(self, batch: Batches, progress: float) -> Iterator[Step]:

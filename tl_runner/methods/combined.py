@@ -50,11 +50,10 @@ class Combined(Method):
         super().__init__(model, info)
         self.method = method(model, info)
         self.extra = nn.ModuleDict({name: e.method(model, info) for name, e in extra.items()})
-        self.schedules = {name: (e.schedule, e.start) for name, e in extra.items()}
+        self.shares = dict(extra)
         every: list[Method] = [self.method, *self.added().values()]
         for name, added in self.added().items():
-            own = [getattr(type(added), hook) is not getattr(Method, hook) for hook in ("steps", "predict")]
-            if any(own) or added.adapts_trained_model:
+            if not is_loss(type(added)):
                 raise UserError(
                     f"method.extra.{name}: {name} is more than a loss (it has updates, predictions or a stage of "
                     f"its own): choose method={name}, and add the other to it"
@@ -74,10 +73,10 @@ class Combined(Method):
     def added_losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         found: dict[str, Tensor] = {}
         for name, method in self.added().items():
-            schedule, start = self.schedules[name]
-            if progress < start:
+            share = self.shares[name]
+            if progress < share.start:
                 continue
-            factor = ramped(schedule, (progress - start) / (1 - start))
+            factor = ramped(share.schedule, (progress - share.start) / (1 - share.start))
             for loss, value in method.losses(out, batch, progress).items():
                 if loss not in ("source", "labeled"):
                     found[f"{name}.{loss}"] = factor * value
@@ -101,6 +100,11 @@ class Combined(Method):
 
     def predict(self, x: Tensor) -> Outputs:
         return self.method.predict(x)
+
+
+def is_loss(kind: type[Method]) -> bool:
+    """Whether a method has no updates, predictions or stage of its own, so that it can be added to another."""
+    return (kind.steps, kind.predict) == (Method.steps, Method.predict) and not kind.adapts_trained_model
 
 
 def classes(builder: Any) -> list[type[Method]]:
