@@ -9,13 +9,14 @@ import argparse
 import inspect
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import yaml
-from results import FOLDER, averages, plus_minus, read, table
+from results import FOLDER, Rows, averages, plus_minus, read, table
 
 from tl_runner.methods.base import Method
 from tl_runner.methods.combined import is_loss
@@ -56,15 +57,24 @@ def entry(name: str, file: Path) -> Iterator[str]:
     yield ""
 
 
+@cache
+def published() -> dict[str, str]:
+    """The text of every experiment, by its path."""
+    options = groups([config_dir()])
+    return {
+        f"{group}/{option}".removeprefix("experiment/"): file.read_text()
+        for group in options
+        if group.startswith("experiment")
+        for option, file in options[group].items()
+    }
+
+
 def experiments(name: str) -> Iterator[str]:
     """What the published settings that use the method say of themselves."""
-    for group, options in groups([config_dir()]).items():
-        for option, file in options.items():
-            text = file.read_text()
-            if group.startswith("experiment") and f"override /method: {name}\n" in text:
-                about = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
-                path = f"{group}/{option}".removeprefix("experiment/")
-                yield f"- `experiment={path}`: {' '.join(line for line in about if '@package' not in line)}"
+    for path, text in published().items():
+        if f"override /method: {name}\n" in text:
+            about = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
+            yield f"- `experiment={path}`: {' '.join(line for line in about if '@package' not in line)}"
 
 
 def arguments(paragraph: str, node: dict[str, Any]) -> Iterator[str]:
@@ -97,10 +107,14 @@ def losses(kind: type[Method]) -> list[FunctionType]:
     return sorted(set(found), key=lambda f: f.__name__)
 
 
+@cache
+def tables() -> dict[str, Rows]:
+    return {path.stem: read(path) for path in sorted(FOLDER.glob("*.csv"))}
+
+
 def measured(name: str) -> Iterator[str]:
-    for path in sorted(FOLDER.glob("*.csv")):
-        rows = read(path)
-        if path.stem == COST:
+    for table_name, rows in tables().items():
+        if table_name == COST:
             yield from (
                 f"- a step on cached features takes {row['time']} times source_only's, its arithmetic is "
                 f"{row['arithmetic']} times as much; on images {row['passes']} times the passes"
@@ -109,7 +123,7 @@ def measured(name: str) -> Iterator[str]:
             )
         elif any(row["method"] == name for row in rows):
             last, base = (plus_minus(averages(rows, m, "last")) for m in (name, "source_only"))
-            yield f"- {path.stem}: **{last}** at the last epoch" + (
+            yield f"- {table_name}: **{last}** at the last epoch" + (
                 f" (source_only {base})" if name != "source_only" else ""
             )
 

@@ -17,7 +17,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+from tl_runner.commands.list import describe
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "results"
@@ -31,12 +32,8 @@ def run_row(file: Path) -> dict[str, str]:
     results = json.loads(file.read_text())
     config, environment = results["config"], results["environment"]
     *_, stage = results["stages"].values()
-    row = {
-        "method": stage["method"],
-        "source": _joined(config["data"]["source"]),
-        "target": _joined(config["data"]["target"]),
-        "seed": str(config["seed"]),
-    }
+    source, target = results["data"].split(" -> ")
+    row = {"method": stage["method"], "source": source, "target": target, "seed": str(config["seed"])}
     row |= {pick: f"{100 * found['target']['accuracy']:.2f}" for pick, found in stage["picks"].items()}
     row |= {
         "date": datetime.fromtimestamp(file.stat().st_mtime, UTC).date().isoformat(),
@@ -44,10 +41,6 @@ def run_row(file: Path) -> dict[str, str]:
         "gpu": environment["gpu"] or "",
     }
     return row
-
-
-def _joined(names: Any) -> str:
-    return "+".join(names) if isinstance(names, list) else str(names)
 
 
 def collect(name: str, folders: Iterable[Path]) -> None:
@@ -149,13 +142,14 @@ def section(name: str, rows: Rows) -> Iterator[str]:
 
 def heading(name: str) -> str:
     """What the experiment's config says of itself."""
-    file = ROOT / "conf" / "experiment" / f"{name.replace('-', '/', 1)}.yaml"
+    experiment = name.replace("-", "/", 1)
+    file = ROOT / "conf" / "experiment" / f"{experiment}.yaml"
     if not file.exists():
-        return "The embedded digits shift, `tlrun` with its defaults and `trainer.epochs=12`"
-    lines = [
-        line for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line
-    ]
-    return f"{lines[0].removeprefix('# ')} (`experiment={name.replace('-', '/', 1)}`)"
+        return (
+            "The embedded digits shift, `tlrun` with its defaults and `trainer.epochs=12` "
+            "(and `augment=weak_strong` for methods that need two views)"
+        )
+    return f"{describe(file)[0]} (`experiment={experiment}`)"
 
 
 def page() -> str:

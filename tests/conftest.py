@@ -16,9 +16,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 from PIL import Image
 
+from tl_runner.methods.base import Method
 from tl_runner.parts import expand
 from tl_runner.search import config_dir, groups
 
@@ -41,6 +43,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 def _own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLRUN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TLRUN_DATA", str(tmp_path / "data"))
+
+
+def method_class(name: str) -> type[Method]:
+    cls = get_class(composed(f"method={name}")["method"]["_target_"])
+    assert issubclass(cls, Method)
+    return cls
 
 
 def composed(*overrides: str) -> dict[str, Any]:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import CONFIGS, Tlrun, composed
+from conftest import CONFIGS, Tlrun, composed, method_class
 from test_configs import needs
 from test_methods import INFO, batches, build, runner
 from torch.nn import functional as F
 
 from tl_runner.errors import UserError
 from tl_runner.losses import mcc
-from tl_runner.methods.base import Method
-from tl_runner.methods.combined import Combined, Extra, classes
+from tl_runner.methods.combined import Combined, Extra, classes, is_loss
 from tl_runner.methods.dann import DANN
 from tl_runner.methods.gvb import GVB
 from tl_runner.methods.mcc import MCC
@@ -35,14 +33,7 @@ small_dann = partial(DANN, hidden=8)
 
 def a_loss(name: str) -> bool:
     """Whether a method can be added to another."""
-    module, _, cls = composed(f"method={name}")["method"]["_target_"].rpartition(".")
-    found = getattr(import_module(module), cls)
-    return (
-        "target" in found.roles
-        and found.steps is Method.steps
-        and found.predict is Method.predict
-        and not found.adapts_trained_model
-    )
+    return "target" in method_class(name).roles and is_loss(method_class(name))
 
 
 # Extras

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import CONFIGS, EXPERIMENTS, composed, image_folders, stand_in
+from conftest import CONFIGS, EXPERIMENTS, composed, image_folders, method_class, stand_in
 
-from tl_runner.methods.base import Method
 from tl_runner.run import run
 from tl_runner.schema import _parameters, check
 from tl_runner.search import config_dir
@@ -21,9 +20,7 @@ from tl_runner.search import config_dir
 
 def needs(method: str) -> list[str]:
     """What a method's roles ask of the other groups."""
-    node = composed(f"method={method}")["method"]
-    module, _, name = node["_target_"].rpartition(".")
-    cls: type[Method] = getattr(import_module(module), name)
+    cls = method_class(method)
     overrides = ["recipe=source_free"] if cls.adapts_trained_model else []
     if cls.views > 1:
         overrides += ["augment=weak_strong"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, composed
+from conftest import CONFIGS, composed, method_class
 from test_configs import needs
 
 from tl_runner.data import domains
@@ -69,8 +68,7 @@ def test_scrambled_target_labels_change_nothing(
 def test_batches_carry_no_target_label(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The labels are not merely unused: they are not there."""
     config = composed("trainer=smoke", f"method={method}", *needs(method))
-    module, _, name = config["method"]["_target_"].rpartition(".")
-    cls = getattr(import_module(module), name)
+    cls = method_class(method)
     seen = []
     original = cls.steps
 

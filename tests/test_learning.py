@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import statistics
-from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import CONFIGS, composed
+from conftest import CONFIGS, composed, method_class
 from test_configs import needs
 
 from tl_runner.run import run
@@ -18,8 +17,7 @@ SEEDS = range(int(os.environ.get("TLRUN_TEST_SEEDS", "3")))
 
 
 def _adapts(method: str) -> bool:
-    module, _, name = composed(f"method={method}")["method"]["_target_"].rpartition(".")
-    cls = getattr(import_module(module), name)
+    cls = method_class(method)
     return "target" in cls.roles and not cls.adapts_trained_model
 
 

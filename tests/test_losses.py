@@ -169,12 +169,15 @@ def with_gradient(
     return value.detach(), *torch.autograd.grad(value, leaves)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
-@each_case
-def test_value_and_gradient_are_those_of_the_formula(
-    case: Case, dtype: torch.dtype, tolerance: float
+def agree(
+    loss: Callable[..., Tensor],
+    naive: Callable[..., Tensor],
+    args: tuple[Tensor, ...],
+    options: dict[str, Any],
+    dtype: torch.dtype,
+    tolerance: float,
 ) -> None:
-    loss, naive, args, options = case
+    """A loss in `dtype`, its value and gradients, is that of the naive formula in float64."""
     rounded = tuple(a.to(dtype) for a in args)
     found = with_gradient(loss, rounded, options)
     expected = with_gradient(naive, tuple(a.double() for a in rounded), options)
@@ -183,6 +186,14 @@ def test_value_and_gradient_are_those_of_the_formula(
         assert a.dtype == dtype
         assert b.abs().max() > 1e-4  # or the comparison says nothing
         torch.testing.assert_close(a.double(), b.double(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+@each_case
+def test_value_and_gradient_are_those_of_the_formula(
+    case: Case, dtype: torch.dtype, tolerance: float
+) -> None:
+    agree(*case, dtype, tolerance)
 
 
 @pytest.mark.parametrize("given", [torch.bfloat16, torch.float32])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_losses import naive_adversarial, one_class, probabilities, row_entropy, with_gradient
+from test_losses import agree, naive_adversarial, one_class, probabilities, row_entropy
 from torch import Tensor
 
 from tl_runner.losses import (
@@ -162,15 +162,7 @@ CASES: dict[str, Case] = {
 def test_value_and_gradient_are_those_of_the_formula(
     case: Case, dtype: torch.dtype, tolerance: float
 ) -> None:
-    loss, naive, args, options = case
-    rounded = tuple(a.to(dtype) for a in args)
-    found = with_gradient(loss, rounded, options)
-    expected = with_gradient(naive, tuple(a.double() for a in rounded), options)
-    assert found[0].ndim == 0
-    for a, b in zip(found, expected, strict=True):
-        assert a.dtype == dtype
-        assert b.abs().max() > 1e-4  # or the comparison says nothing
-        torch.testing.assert_close(a.double(), b.double(), rtol=tolerance, atol=tolerance)
+    agree(*case, dtype, tolerance)
 
 
 @pytest.mark.parametrize("loss", [penalty, disparity])

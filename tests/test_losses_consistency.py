@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_losses import agree, with_gradient
 from torch import Tensor
 
 from tl_runner.losses import (
@@ -97,28 +98,15 @@ CASES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], Tensor, tup
 each_case = pytest.mark.parametrize(("loss", "naive", "z", "given", "options"), CASES.values(), ids=CASES)
 
 
-def with_gradient(
-    loss: Callable[..., Tensor], z: Tensor, given: tuple[Tensor, ...], options: Any
-) -> tuple[Tensor, ...]:
-    leaf = z.detach().clone().requires_grad_()
-    value = loss(leaf, *given, **options)
-    return value.detach(), torch.autograd.grad(value, leaf)[0]
-
-
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
 @each_case
 def test_value_and_gradient_are_those_of_the_formula(
     loss: Any, naive: Any, z: Tensor, given: Any, options: Any, dtype: torch.dtype, tolerance: float
 ) -> None:
-    rounded = [t.to(dtype) if t.is_floating_point() else t for t in (z, *given)]
-    exact = [t.double() if t.is_floating_point() else t for t in rounded]
-    found = with_gradient(loss, rounded[0], tuple(rounded[1:]), options)
-    expected = with_gradient(naive, exact[0], tuple(exact[1:]), options)
-    assert found[0].ndim == 0
-    for a, b in zip(found, expected, strict=True):
-        assert a.dtype == dtype
-        assert b.abs().max() > 1e-4  # or the comparison says nothing
-        torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance)
+    def alone(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda z: f(z, *(g.to(z.dtype) if g.is_floating_point() else g for g in given), **options)
+
+    agree(alone(loss), alone(naive), (z,), {}, dtype, tolerance)
 
 
 @each_case
@@ -175,7 +163,8 @@ def test_degenerate_batches_are_finite(loss: Any, dtype: torch.dtype, n: int) ->
     z = saturated(n).to(dtype)
     for logits in (z, torch.zeros_like(z), -z, z[:, :1]):
         for reference in (z, torch.zeros_like(z), -z):
-            for part in with_gradient(loss, logits, (reference[:, : logits.shape[1]],), {}):
+            given = reference[:, : logits.shape[1]]
+            for part in with_gradient(lambda z, given=given: loss(z, given), (logits,), {}):
                 assert part.isfinite().all()
 
 

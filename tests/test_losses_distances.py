@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment, linprog
-from test_losses import ALPHAS, ESTIMATORS, features, logits, naive_mmd, probabilities, with_gradient
+from test_losses import ALPHAS, ESTIMATORS, agree, features, logits, naive_mmd, probabilities, with_gradient
 from torch import Tensor
 
 from tl_runner.losses import (
@@ -229,15 +229,7 @@ TOLERANCES = [(torch.float64, 1e-9), (torch.float32, 5e-5)]
 def test_value_and_gradient_are_those_of_the_formula(
     case: Case, dtype: torch.dtype, tolerance: float
 ) -> None:
-    loss, naive, args, options = case
-    rounded = tuple(a.to(dtype) for a in args)
-    found = with_gradient(loss, rounded, options)
-    expected = with_gradient(naive, tuple(a.double() for a in rounded), options)
-    assert found[0].ndim == 0
-    for a, b in zip(found, expected, strict=True):
-        assert a.dtype == dtype
-        assert b.abs().max() > 1e-4  # or the comparison says nothing
-        torch.testing.assert_close(a.double(), b.double(), rtol=tolerance, atol=tolerance)
+    agree(*case, dtype, tolerance)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), TOLERANCES)
