@@ -33,14 +33,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from tl_runner.methods.base import Method
+from tl_runner.methods.base import Collect, Method
 from tl_runner.module import TransferModule
 from tl_runner.nn.backbones import Features
 from tl_runner.nn.model import Model
 from tl_runner.parts import expand, method_config
 from tl_runner.run import method_builder
 from tl_runner.search import config_dir, groups
-from tl_runner.types import HIDDEN, Batch, Collected, DataInfo
+from tl_runner.types import HIDDEN, Batch, DataInfo
 
 WIDTH, ROWS, BATCH, CLASSES = 1280, 1000, 64, 31
 INFO = DataInfo(
@@ -65,7 +65,7 @@ class Case:
         self.module.optimizer = self.module.configure_optimizers()
         self.features = {role: torch.randn(ROWS, WIDTH) for role in self.method.roles}
         self.y = torch.arange(ROWS) % CLASSES
-        self.method.begin_epoch(self.collect)
+        self.method.begin_epoch(Collect(self.method, {role: [self.whole(role)] for role in self.features}))
         self.method.train()
         self.passes = 0.0
         model.neck.register_forward_hook(self.count)
@@ -78,16 +78,13 @@ class Case:
         for role in self.method.roles:
             row = torch.randint(ROWS, (BATCH,))
             y = torch.full((BATCH,), HIDDEN) if role == "target" else self.y[row]
-            views = (self.features[role][row],) * (self.method.views if role == "target" else 1)
+            views = (self.features[role][row],) * (1 + (role in self.method.two_views))
             found[role] = Batch(views, y, torch.zeros(BATCH, dtype=torch.long), row)
         return found
 
-    @torch.no_grad()
-    def collect(self, role: str) -> Collected:
-        self.method.eval()
-        out = self.method.predict(self.features[role])
+    def whole(self, role: str) -> Batch:
         rows = torch.arange(ROWS)
-        return Collected(out.features, out.logits, torch.full((ROWS,), HIDDEN), torch.zeros_like(rows), rows)
+        return Batch((self.features[role],), torch.full((ROWS,), HIDDEN), torch.zeros_like(rows), rows)
 
     def run(self, steps: int) -> float:
         """Seconds of a step in the middle of training."""

@@ -47,7 +47,10 @@ def entry(name: str, file: Path) -> Iterator[str]:
         first, second, *_ = [*inspect.cleandoc(loss.__doc__ or "").split("\n\n"), ""]
         formula = f" {second}" if "=" in second and "http" not in second and "Args:" not in second else ""
         yield f"- loss `tl_runner.losses.{loss.__name__}`: {' '.join((first + formula).split())}"
-    yield f"- reads {', '.join(kind.roles)}" + (", two views of the target" if kind.views > 1 else "")
+    views = [f", two views of {role}" for role in kind.two_views]
+    yield f"- reads {', '.join(kind.roles)}{''.join(views)}"
+    if kind.collects:
+        yield f"- reads as a whole before an epoch: {', '.join(kind.collects)}"
     if kind.adapts_trained_model:
         yield "- adapts a trained model: it needs an earlier stage"
     elif is_loss(kind) and "target" in kind.roles:

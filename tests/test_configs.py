@@ -22,7 +22,7 @@ def needs(method: str) -> list[str]:
     """What a method's roles ask of the other groups."""
     cls = method_class(method)
     overrides = ["recipe=source_free"] if cls.adapts_trained_model else []
-    if cls.views > 1:
+    if cls.two_views:
         overrides += ["augment=weak_strong"]
     if "labeled" in cls.roles:
         overrides += ["data.labeled_per_class=all", "data.protocol=split"]

@@ -475,7 +475,7 @@ def test_what_can_be_added_to_another_method(kind: Any) -> None:
 @pytest.mark.parametrize("kind", ALL, ids=lambda k: k.__name__)
 def test_two_views_reach_an_extra(kind: Any) -> None:
     class Consistency(Method):
-        views = 2
+        two_views = ("target",)
 
         def losses(self, out: Any, batch: Any, progress: float) -> Any:
             return {"apart": (out["target"].logits - out["target_2"].logits).square().mean()}

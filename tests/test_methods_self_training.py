@@ -463,7 +463,7 @@ def test_each_joins_another_method(kind: Any, main: Any, monkeypatch: pytest.Mon
     torch.manual_seed(0)
     method = Combined(build(Method).model, INFO, main, {"more": Extra(kind)}).train()
     method.begin_epoch(lambda role: whole())
-    assert method.views == kind.views
+    assert method.two_views == kind.two_views
     (step,) = method.steps(two_views(), 0.5)
     own = {k for k in build(kind).losses(build(kind)(two_views()), two_views(), 0.5) if k != "source"}
     assert {k for k in step.losses if k.startswith("more.")} == {f"more.{k}" for k in own}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from .data.loader import EvalLoader, key
 from .errors import TrainingError
-from .methods.base import Method
+from .methods.base import Collect, Method
 from .metrics import MetricFactory, evaluate
 from .optim import Optim
 from .types import Batch, Collected, Step
@@ -30,7 +30,7 @@ class TransferModule(pl.LightningModule):
         optim: how.
         epochs, steps: length of the stage, and of an epoch in batches.
         seed, stage: what randomness depends on, together with the epoch.
-        loaders: unaugmented loaders of the training roles, for `Method.begin_epoch`.
+        loaders: unaugmented batches of whole training roles, for `Method.begin_epoch`.
         validators: scores without target labels, by name.
         metrics: scores with them, by name.
         truth: the target's labels in the order of its evaluation rows; None if there are none. Only
@@ -77,7 +77,7 @@ class TransferModule(pl.LightningModule):
         pl.seed_everything(key(self.seed, self.stage, self.current_epoch) % 2**32, verbose=False)
         self.optimizer = self.optimizers()
         self.losses, self.stepped = {}, 0
-        self.method.begin_epoch(self.collect)
+        self.method.begin_epoch(Collect(self.method, self.loaders))
         # Lightning leaves modules in the mode it finds them in; `Method.train` keeps frozen parts in eval.
         self.method.train()
 
@@ -143,24 +143,14 @@ class TransferModule(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         self.check_finite()
 
-    @torch.no_grad()
-    def collect(self, role: str) -> Collected:
-        """The model's outputs over all training rows of a role."""
-        self.method.eval()
-        return _joined([self.outputs(batch) for batch in self.loaders[role]])
-
-    def outputs(self, batch: Batch) -> Collected:
-        out = self.method.predict(batch.x)
-        return Collected(out.features, out.logits, batch.y, batch.domain, batch.row)
-
     def on_validation_epoch_start(self) -> None:
         self.collected = {}
 
     def validation_step(self, batch: Batch, index: int, dataloader_idx: int = 0) -> None:
-        self.collected.setdefault(self.eval_names[dataloader_idx], []).append(self.outputs(batch))
+        self.collected.setdefault(self.eval_names[dataloader_idx], []).append(self.method.collected(batch))
 
     def on_validation_epoch_end(self) -> None:
-        scores = self.score({name: _joined(parts) for name, parts in self.collected.items()})
+        scores = self.score({name: Collected.join(parts) for name, parts in self.collected.items()})
         self.collected = {}
         self.log_dict(scores)
 
@@ -182,16 +172,3 @@ class TransferModule(pl.LightningModule):
                     f"test/{name}": v for name, v in evaluate(self.metrics, target.logits, truth).items()
                 }
         return scores
-
-
-def _joined(parts: list[Collected]) -> Collected:
-    def cat(pick: Callable[[Collected], Tensor]) -> Tensor:
-        return torch.cat([pick(p) for p in parts])
-
-    return Collected(
-        cat(lambda p: p.features),
-        cat(lambda p: p.logits),
-        cat(lambda p: p.y),
-        cat(lambda p: p.domain),
-        cat(lambda p: p.row),
-    )

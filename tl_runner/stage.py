@@ -118,7 +118,7 @@ def _check_roles(stage: Stage, data: Prepared) -> None:
         "labeled": "set data.labeled_per_class to a number or all",
     }
     for method in wanted:
-        for role in method.roles:
+        for role in (*method.roles, *method.collects):
             if role not in data.roles:
                 raise UserError(
                     f"stage {stage.name}: method {method.__name__} reads role '{role}', which this data lacks: "
@@ -182,14 +182,15 @@ def _augments(stage: Stage, method: Method, images: bool) -> dict[str, Augment]:
         UserError: if the augmentation draws fewer.
     """
     drawn = len(stage.augment.views)
-    if method.views > 1 and not images:
-        log.info("the %d views of a target sample differ by dropout alone: these are vectors", method.views)
-    elif method.views > drawn:
-        raise UserError(
-            f"stage {stage.name}: method {type(method).__name__} compares {method.views} views of each target "
-            f"image, and this augmentation draws {drawn}: set augment=weak_strong or augment=two_views"
-        )
-    return {role: stage.augment.first(method.views if role == "target" else 1) for role in method.roles}
+    for role in method.two_views:
+        if not images:
+            log.info("the two views of a %s sample differ by dropout alone: these are vectors", role)
+        elif drawn < 2:
+            raise UserError(
+                f"stage {stage.name}: method {type(method).__name__} compares two views of each {role} "
+                f"image, and this augmentation draws {drawn}: set augment=weak_strong or augment=two_views"
+            )
+    return {role: stage.augment.first(1 + (role in method.two_views)) for role in method.roles}
 
 
 def _assemble(
@@ -199,6 +200,7 @@ def _assemble(
     sizes = settings.sizes(method.roles)
     resident = on_device({**data.roles, **{f"eval {k}": v for k, v in data.evaluation.items()}}, device)
     roles: dict[str, Rows] = {role: resident[role] for role in method.roles}
+    whole = {role: resident[role] for role in (*method.roles, *method.collects)}
     steps = settings.steps_per_epoch or max(-(-len(rows) // sizes[role]) for role, rows in roles.items())
     images = len(next(iter(roles.values())).stores[0].shape) == 3
     loader = StageLoader(
@@ -225,7 +227,7 @@ def _assemble(
         steps,
         stage.seed,
         stage.name,
-        {role: EvalLoader(rows, batch, stage.augment, device) for role, rows in roles.items()},
+        {role: EvalLoader(rows, batch, stage.augment, device) for role, rows in whole.items()},
         stage.validators,
         stage.metrics,
         data.truth,

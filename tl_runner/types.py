@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -65,8 +65,8 @@ class Outputs:
 
 
 Joint = Mapping[str, Outputs]
-"""What one forward pass gives for each role: `source`, `target`, `labeled`, and `target_2`, the second view
-of the target's rows, if the method reads two."""
+"""What one forward pass gives for each role: `source`, `target`, `labeled`, and for the second view of a role
+that the method reads two of, `target_2` or `labeled_2`."""
 
 
 @dataclass
@@ -76,6 +76,12 @@ class Collected(Outputs):
     y: Tensor
     domain: Tensor
     row: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[Collected]) -> Collected:
+        """One set of several, in their order."""
+        names = ("features", "logits", "y", "domain", "row")
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..nn.model import Model
-from ..types import Batches, Collected, DataInfo, Joint, Losses, Outputs, Step
+from ..types import Batch, Batches, Collected, DataInfo, Joint, Losses, Outputs, Step
 
-Collect = Callable[[str], Collected]
-"""Role -> the model's outputs over all its rows, in row order, unaugmented, in eval mode."""
+
+class Collect:
+    """Whole training roles, in row order, unaugmented, with the method in eval mode.
+
+    Args:
+        method: whose outputs are collected.
+        loaders: batches of every role that the method reads or collects.
+    """
+
+    def __init__(self, method: Method, loaders: Mapping[str, Iterable[Batch]]) -> None:
+        self.method, self.loaders = method, loaders
+
+    @torch.no_grad()
+    def __call__(self, role: str) -> Collected:
+        """The method's predictions."""
+        return Collected.join([self.method.collected(batch) for batch in self.batches(role)])
+
+    def batches(self, role: str) -> Iterator[Batch]:
+        """What goes in, to compute anything else."""
+        self.method.eval()
+        return iter(self.loaders[role])
 
 
 class Method(nn.Module):
     """How one paper trains a model.
 
-    It declares `roles`, which roles it reads, of `source`, `target`, `labeled`; and `views`, how many views
-    of each target sample. Four things to override; most methods override `losses` alone:
+    It declares `roles`, which roles its steps read, of `source`, `target`, `labeled`; `two_views`, of which
+    of these it reads two views of each sample; and `collects`, further roles that `begin_epoch` alone reads.
+    Four things to override; most methods override `losses` alone:
 
     - `losses`: what one step minimises, as named, already weighted scalars. Written as a function of the
       outputs, it can also be added to another method (`+method.extra=[mcc]`);
@@ -31,7 +51,8 @@ class Method(nn.Module):
     """
 
     roles: tuple[str, ...] = ("source", "target")
-    views: int = 1
+    two_views: tuple[str, ...] = ()
+    collects: tuple[str, ...] = ()
     adapts_trained_model: ClassVar[bool] = False
     """True for methods that need an earlier stage, since a random head would teach itself."""
 
@@ -40,14 +61,13 @@ class Method(nn.Module):
         self.model, self.info = model, info
 
     def forward(self, batch: Batches, model: Callable[[Tensor], Outputs] | None = None) -> Joint:
-        """Outputs of every role, in one pass; of the target's second view too if the method reads two.
+        """Outputs of every role, in one pass; of the second view too where the method reads two.
 
         Args:
             model: asked instead of the method's own.
         """
         x = {role: b.x for role, b in batch.items()}
-        if self.views > 1:
-            x["target_2"] = batch["target"].views[1]
+        x |= {f"{role}_2": batch[role].views[1] for role in self.two_views}
         return self.outputs(x, model)
 
     def outputs(self, x: Mapping[str, Tensor], model: Callable[[Tensor], Outputs] | None = None) -> Joint:
@@ -78,6 +98,11 @@ class Method(nn.Module):
     def predict(self, x: Tensor) -> Outputs:
         """Outputs at evaluation."""
         return self.model(x)  # type: ignore[no-any-return]
+
+    def collected(self, batch: Batch) -> Collected:
+        """Outputs at evaluation, with what says which rows they are of."""
+        out = self.predict(batch.x)
+        return Collected(out.features, out.logits, batch.y, batch.domain, batch.row)
 
     def train(self, mode: bool = True) -> Method:
         """Training mode, but whatever is frozen as a whole stays in eval: no dropout, no moving batch-norm."""

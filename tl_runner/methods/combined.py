@@ -58,8 +58,12 @@ class Combined(Method):
                     f"method.extra.{name}: {name} is more than a loss (it has updates, predictions or a stage of "
                     f"its own): choose method={name}, and add the other to it"
                 )
-        self.roles = tuple(dict.fromkeys(role for m in every for role in m.roles))
-        self.views = self.method.views = max(m.views for m in every)
+
+        def union(attribute: str) -> tuple[str, ...]:
+            return tuple(dict.fromkeys(role for m in every for role in getattr(m, attribute)))
+
+        self.roles, self.collects = union("roles"), union("collects")
+        self.two_views = self.method.two_views = union("two_views")
 
     def added(self) -> dict[str, Method]:
         return dict(self.extra.items())  # type: ignore[arg-type]

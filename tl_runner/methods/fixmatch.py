@@ -28,7 +28,7 @@ class FixMatch(Method):
         align: align the distribution of the labels with the source's.
     """
 
-    views = 2
+    two_views = ("target",)
     means: Tensor
 
     def __init__(

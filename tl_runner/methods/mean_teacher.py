@@ -56,7 +56,7 @@ class MeanTeacher(Method):
         momentum: of the moving average.
     """
 
-    views = 2
+    two_views = ("target",)
 
     def __init__(
         self,

@@ -49,7 +49,8 @@ class SDAT(Method):
                     f"method.method: sdat wraps methods of one update per batch, and {wrapped.__name__} has several"
                 )
         self.method = method(model, info)
-        self.roles, self.views = self.method.roles, self.method.views
+        self.roles, self.collects = self.method.roles, self.method.collects
+        self.two_views = self.method.two_views
         self.rho, self.adversarial, self.domain_at = rho, tuple(adversarial), domain_at
 
     def task(self, losses: Losses) -> Losses:
