@@ -51,7 +51,7 @@ def entry(name: str, file: Path) -> Iterator[str]:
     yield f"- reads {', '.join(kind.roles)}{''.join(views)}"
     if kind.collects:
         yield f"- reads as a whole before an epoch: {', '.join(kind.collects)}"
-    if kind.adapts_trained_model:
+    if kind.source_free:
         yield "- adapts a trained model: it needs an earlier stage"
     elif is_loss(kind) and "target" in kind.roles:
         yield f"- can be added to another method: `+method.extra=[{name}]`"

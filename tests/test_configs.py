@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,24 @@ from tl_runner.search import config_dir
 def needs(method: str) -> list[str]:
     """What a method's roles ask of the other groups."""
     cls = method_class(method)
-    overrides = ["recipe=source_free"] if cls.adapts_trained_model else []
+    overrides = ["recipe=source_free"] if cls.source_free else []
+    if method == "distill":
+        overrides += [f"method.teacher.run={teacher_run()}"]
+    if method == "wise_ft":
+        overrides += ["recipe=wise_ft"]
     if cls.two_views:
         overrides += ["augment=weak_strong"]
     if "labeled" in cls.roles:
         overrides += ["data.labeled_per_class=all", "data.protocol=split"]
     return overrides
+
+
+@cache
+def teacher_run() -> Path:
+    """A finished run on the embedded data, the same for all tests of a process."""
+    folder = Path(tempfile.mkdtemp(prefix="teacher"))
+    run(composed("trainer=smoke", "method=source_only", "trainer.epochs=1"), folder)
+    return folder
 
 
 def smoke(folder: Path, *overrides: str, data: bool = True) -> dict[str, Any]:
@@ -38,14 +52,14 @@ def smoke(folder: Path, *overrides: str, data: bool = True) -> dict[str, Any]:
     results = run(config, folder)
     assert json.loads((folder / "results.json").read_text())["stages"].keys() == results["stages"].keys()
     for name, stage in results["stages"].items():
-        assert stage["epochs"] == 2
+        assert stage["epochs"] == ((config["recipe"]["stages"][name] or {}).get("epochs") or 2)
         assert {"last", "oracle"} <= stage["picks"].keys()
         for pick in stage["picks"].keys() - {"last"}:
             state = torch.load(folder / "checkpoints" / name / f"{pick}.ckpt", weights_only=True)
             assert state["epoch"] + 1 == stage["picks"][pick]["epoch"]
         assert (folder / "checkpoints" / name / "last.ckpt").is_file()
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
-    assert len(rows) == 2 * len(results["stages"])
+    assert len(rows) == sum(stage["epochs"] for stage in results["stages"].values())
     return results
 
 
@@ -53,7 +67,8 @@ def smoke(folder: Path, *overrides: str, data: bool = True) -> dict[str, Any]:
 def test_method(method: str, tmp_path: Path) -> None:
     results = smoke(tmp_path, f"method={method}", *needs(method))
     # A wrapper names what it wraps: sdat(cdan).
-    assert results["stages"]["adapt"]["method"].partition("(")[0] == method
+    *_, last = results["stages"].values()
+    assert last["method"].partition("(")[0] == method
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -70,7 +85,9 @@ def test_data(data: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", CONFIGS["recipe"])
 @pytest.mark.parametrize("tuning", CONFIGS["tuning"])
 def test_recipe_and_tuning(recipe: str, tuning: str, tmp_path: Path) -> None:
-    smoke(tmp_path, f"recipe={recipe}", f"tuning={tuning}", "data.labeled_per_class=3", "optim=adamw")
+    needed = f"recipe.stages.distill.method.teacher.run={teacher_run()}"
+    given = [needed] if recipe == "distill_then_finetune" else []
+    smoke(tmp_path, f"recipe={recipe}", f"tuning={tuning}", "data.labeled_per_class=3", "optim=adamw", *given)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +110,7 @@ def test_model_config_is_bound(model: str) -> None:
 def test_a_stage_has_its_own_settings(tmp_path: Path) -> None:
     """What a stage gives replaces the run's choice whole; what it leaves null it inherits."""
     config = composed(
-        *("trainer=smoke", "recipe=pretrain_then_finetune", "data.labeled_per_class=3"),
+        *("trainer=smoke", "recipe=pretrain_adapt_finetune", "data.labeled_per_class=3"),
         *("+optim@recipe.stages.finetune.optim=adamw", "recipe.stages.finetune.epochs=1"),
         "+tuning@recipe.stages.finetune.tuning=linear_probe",
     )
@@ -174,13 +191,14 @@ def _class_configs() -> list[tuple[str, str]]:
 )
 def test_yaml_holds_every_argument_with_its_default(group: str, name: str) -> None:
     node = composed(f"{group}={name}")[group]
-    node.pop("method", None)  # What a wrapper wraps is a name, and has no default in Python.
+    for given in ("method", "teacher"):  # What a wrapper wraps and a teacher have no default in Python.
+        node.pop(given, None)
     module, _, cls = node.pop("_target_").rpartition(".")
     parameters = _parameters(getattr(import_module(module), cls))
     expected = {
         k: list(p.default) if isinstance(p.default, tuple) else p.default
         for k, (p, _) in parameters.items()
-        if k not in ("model", "info", "method")
+        if k not in ("model", "info", "method", "teacher")
     }
     assert node == expected
 

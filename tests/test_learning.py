@@ -18,7 +18,7 @@ SEEDS = range(int(os.environ.get("TLRUN_TEST_SEEDS", "3")))
 
 def _adapts(method: str) -> bool:
     cls = method_class(method)
-    return "target" in cls.roles and not cls.adapts_trained_model
+    return "target" in cls.roles and not cls.source_free
 
 
 def accuracy(method: str, folder: Path) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ Results go to outputs/<date>/<time>/ (multirun/<date>/<time>/<overrides>/ with -
 metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/.
 """
 
+COMMANDS = ("list", "resume")
+"""`tlrun COMMAND ...`: each a module of `commands` with `main(arguments, own)`, `own` being the user's own
+config folders."""
+
 
 def main() -> None:
     """The console script."""
@@ -46,14 +51,8 @@ def main() -> None:
         for folder in (Path.cwd(), *(f.parent for f in own), *own):
             if str(folder) not in sys.path:
                 sys.path.append(str(folder))
-        if others[:1] == ["list"]:
-            from .commands.list import main as list_
-
-            list_(others[1:], [config_dir(), *own])
-        elif others[:1] == ["resume"]:
-            from .commands.resume import main as resume
-
-            resume(others[1:])
+        if others[:1] and others[0] in COMMANDS:
+            import_module(f".commands.{others[0]}", __package__).main(others[1:], own)
         elif others[:1] in (["-h"], ["--help"], ["help"]):
             print(HELP.format(groups=_groups([config_dir(), *own])))
         else:

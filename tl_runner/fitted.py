@@ -9,22 +9,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .data.store import replace_text
-from .errors import DataError
 from .module import Row
 from .nn.model import Model
+from .trained import load
 
 
 @dataclass
 class Fitted:
-    """What a stage leaves: a row per epoch, the pick of each criterion, and its cost."""
+    """What a stage leaves: a row per epoch, the pick of each criterion, its cost, and how well it still does
+    on held-out source rows."""
 
     history: list[Row]
     picks: dict[str, dict[str, Any]]
     timing: dict[str, float]
     parameters: dict[str, list[int]] = field(default_factory=dict)
+    source_accuracy: float | None = None
 
 
 def finished(folder: Path, name: str) -> Path:
@@ -41,16 +41,7 @@ def restore(folder: Path, name: str, model: Model) -> Fitted | None:
     """A stage that an earlier, killed run has finished: its results, and its weights into `model`."""
     if not finished(folder, name).exists():
         return None
-    path = folder / "checkpoints" / name / "last.ckpt"
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    prefix = "method.model."
-    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    # A frozen backbone whose features were cached is not in the checkpoint: it is as it was loaded.
-    unknown = [
-        k for k in model.load_state_dict(weights, strict=False).missing_keys if not k.startswith("backbone.")
-    ]
-    if unknown:
-        raise DataError(f"{path} lacks weights: {unknown[:8]}")
+    load(model, folder / "checkpoints" / name / "last.ckpt")
     return Fitted(**json.loads(finished(folder, name).read_text()))
 
 

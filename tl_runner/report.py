@@ -33,6 +33,11 @@ def show(results: Mapping[str, Any], console: Console) -> None:
             note = _PICKED_BY.get(pick, "label-free")
             table.add_row(pick, str(found["epoch"]), *values, note, style="dim" if pick == "oracle" else None)
         console.print(table)
+    kept = results["source_accuracy"]
+    if len(kept) > 1:
+        first, *_, last = kept.values()
+        steps = ", ".join(f"{100 * accuracy:.1f} after {name}" for name, accuracy in kept.items())
+        console.print(f"Accuracy on held-out source data: {steps} ({100 * (last - first):+.1f})")
     console.print(f"Results: {results['folder']}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -29,13 +29,14 @@ from .data.augment import Augment
 from .data.domains import Prepared
 from .data.loader import key
 from .data.store import replace_text
-from .errors import UserError
+from .errors import DataError, UserError
 from .fitted import Fitted, restore, store
 from .methods.combined import Builder, Combined, Extra, classes
 from .nn.model import Model
 from .parts import of_extra
 from .schema import check
-from .stage import Stage, fit
+from .stage import Stage, fit, source_accuracy
+from .trained import start
 from .types import DataInfo
 
 log = logging.getLogger(__name__)
@@ -67,21 +68,27 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     stages = {name: _stage(name, config) for name in config["recipe"]["stages"]}
-    _check_start(stages)
+    _check_start(stages, config["init_from"])
 
     data = build(config["data"]).prepare()
     _describe(config, data)
-    model = _model(config, data)
     data = replace(data, info=replace(data.info, shape=_shape(data, build(config["augment"]))))
+    _remember(data, folder, resume)
+    model = _model(config, data)
 
     fitted: dict[str, Fitted] = {}
+    before = source_accuracy(next(iter(stages.values())), model, data) if model.past else None
     for name, stage in stages.items():
         done = restore(folder, name, model) if resume else None
         if done is None:
             log.info("stage %s: %s", name, _method_name(config, name))
             done = fit(stage, model, data, folder, rich.get_console(), resume)
+            done.source_accuracy = done.history[-1].get("val/source_val")
+            if done.source_accuracy is None:  # The stage had no source to look at.
+                done.source_accuracy = source_accuracy(stage, model, data)
             store(done, folder, name)
         fitted[name] = done
+        model.past[name] = folder / "checkpoints" / name / "last.ckpt"
         rows = [{"stage": stage_name, **row} for stage_name, f in fitted.items() for row in f.history]
         replace_text(folder / "metrics.csv", as_csv(rows))
 
@@ -89,6 +96,14 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
         "folder": str(folder),
         "data": f"{_joined(config['data']['source'])} -> {_joined(config['data']['target'])}",
         "stages": {name: {"method": _method_name(config, name), **_story(f)} for name, f in fitted.items()},
+        "source_accuracy": {
+            name: accuracy
+            for name, accuracy in [
+                ("init_from", before),
+                *((n, f.source_accuracy) for n, f in fitted.items()),
+            ]
+            if accuracy is not None
+        },
         "seconds": round(time.perf_counter() - started, 3),
         "environment": environment(data.fingerprint),
         "config": config,
@@ -164,21 +179,43 @@ def method_builder(node: Config) -> Builder:
     return partial(Combined, method=built, extra=extra)
 
 
-def _check_start(stages: Mapping[str, Stage]) -> None:
+def _check_start(stages: Mapping[str, Stage], init_from: str | None) -> None:
     first = next(iter(stages.values()))
     for method in classes(first.method):
-        if method.adapts_trained_model:
+        if method.source_free and init_from is None:
             raise UserError(
                 f"method {method.__name__} adapts a trained model, and stage '{first.name}' has none to start "
-                "from: add recipe=source_free, which trains one on the source first"
+                "from: add recipe=source_free, which trains one on the source first, or init_from=RUN_DIR"
             )
 
 
 def _model(config: Config, data: Prepared) -> Model:
     pl.seed_everything(key(config["seed"], "model") % 2**32, verbose=False)
-    info = replace(data.info, shape=_shape(data, build(config["augment"])))
-    model: Model = instantiate(config["model"], _partial_=True, _convert_="all")(info=info)
+    model: Model = instantiate(config["model"], _partial_=True, _convert_="all")(info=data.info)
+    if config["init_from"] is not None:
+        model.past["init_from"] = start(
+            model, config["init_from"], config["init_parts"], data.info, config["model"]["backbone"]
+        )
     return model
+
+
+def _remember(data: Prepared, folder: Path, resume: bool) -> None:
+    """Write down what the model is for; a run that goes on must find the same.
+
+    Raises:
+        DataError: if it does not.
+    """
+    file = folder / "data.json"
+    told = {
+        "classes": list(data.info.classes),
+        "shape": list(data.info.shape),
+        "rows": {name: len(rows) for name, rows in {**data.roles, **data.evaluation}.items()},
+        "fingerprint": data.fingerprint,
+    }
+    if resume and file.exists() and (before := json.loads(file.read_text())) != told:
+        changed = [k for k, v in told.items() if before.get(k) != v]
+        raise DataError(f"the data has changed since this run began ({', '.join(changed)}): start a new run")
+    replace_text(file, json.dumps(told, indent=2))
 
 
 def _shape(data: Prepared, augment: Augment) -> tuple[int, ...]:

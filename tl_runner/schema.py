@@ -14,8 +14,9 @@ from .parts import of_extra
 
 ROOT = (
     *("data", "model", "method", "tuning", "optim", "augment", "trainer"),
-    *("validators", "metrics", "recipe", "paths", "seed"),
+    *("validators", "metrics", "recipe", "init_from", "init_parts", "paths", "seed"),
 )
+PARTS = ("backbone", "neck", "head")
 STAGE = ("method", "tuning", "optim", "augment", "trainer", "epochs")
 
 # Arguments that the runner gives, by the node's place in the config.
@@ -35,6 +36,11 @@ def check_root(config: Mapping[str, Any]) -> list[str]:
     seed = config.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         problems.append(f"seed: expected a whole number >= 0, got {seed!r}")
+    if not isinstance(config.get("init_from"), str | None):
+        problems.append(f"init_from: expected a run folder or a checkpoint, got {config['init_from']!r}")
+    parts = config.get("init_parts")
+    if not isinstance(parts, list) or not parts or not set(map(str, parts)) <= set(PARTS):
+        problems.append(f"init_parts: expected some of {', '.join(PARTS)}, got {parts!r}")
     stages = (config.get("recipe") or {}).get("stages")
     if not isinstance(stages, Mapping) or not stages:
         return [*problems, "recipe.stages: expected at least one stage"]
@@ -211,7 +217,7 @@ def _bind(path: str, found: Any, node: dict[str, Any], given: frozenset[str]) ->
     parameters = _parameters(found)
     problems = []
     known = [name for name in parameters if name not in given]
-    for key, value in node.items():
+    for key, value in ((str(k), v) for k, v in node.items()):  # YAML reads `on:` as true
         if key.startswith("_") and key.endswith("_"):
             continue
         if key not in known:

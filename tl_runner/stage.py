@@ -66,15 +66,20 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
     Raises:
         UserError: if the data lacks a role, or a setting does not fit.
     """
+    if any(method.source_free for method in classes(stage.method)):
+        data = data.only(*({*data.roles, *data.evaluation} - {"source", "source_val"}))
     device = stage.trainer.device()
     pl.seed_everything(key(stage.seed, stage.name, "method") % 2**32, verbose=False)
     stage.tuning.apply(model)
-    _check_roles(stage, data)
+    for kind in classes(stage.method):
+        _check_roles(stage, kind, data)
     table = parameter_table(model)
     for part, train, total in table:
         log.info("%s: %s of %s parameters train", part, f"{train:,}", f"{total:,}")
     with _cached_backbone(stage, model, data, device) as prepared:
         method = stage.method(model, prepared.info)
+        _check_roles(stage, method, data)
+        _warn_of_small_roles(stage, method, data)
         module, loader, evaluation = _assemble(stage, method, prepared, device)
         history, trainer = _trainer(stage, prepared, folder, console, device)
         last = folder / "checkpoints" / stage.name / "last.ckpt"
@@ -102,6 +107,25 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
     return fitted
 
 
+@torch.no_grad()
+def source_accuracy(stage: Stage, model: Model, data: Prepared) -> float | None:
+    """Of the model as it stands, on held-out source rows; None if there are none.
+
+    For what the stage's own evaluation does not say: before the first stage, and after one without source.
+    """
+    if "source_val" not in data.evaluation:
+        return None
+    device = stage.trainer.device()
+    with _cached_backbone(stage, model, data.only("source_val"), device) as prepared:
+        model.to(device).eval()
+        rows = EvalLoader(
+            prepared.evaluation["source_val"], stage.trainer.eval_batch_size, stage.augment, device
+        )
+        right = [model(batch.x).logits.argmax(1) == batch.y for batch in rows]
+        model.cpu()
+    return float(torch.cat(right).float().mean())
+
+
 def _criteria(stage: Stage, data: Prepared) -> dict[str, str]:
     names: list[str] = [name for name in ("source_val", "labeled_val") if name in data.evaluation]
     if "target" in data.evaluation:
@@ -110,22 +134,23 @@ def _criteria(stage: Stage, data: Prepared) -> dict[str, str]:
     return {name: f"val/{name}" for name in names} | oracle
 
 
-def _check_roles(stage: Stage, data: Prepared) -> None:
-    wanted = classes(stage.method)
+def _check_roles(stage: Stage, method: Method | type[Method], data: Prepared) -> None:
+    """Of a class before it is built, which may need a role's size; of what was built, which may read others."""
+    name = (method if isinstance(method, type) else type(method)).__name__
     fixes = {
         "source": "set data.source",
         "target": "set data.target (with data.labeled_per_class=all none is left unlabelled)",
         "labeled": "set data.labeled_per_class to a number or all",
     }
-    for method in wanted:
-        for role in (*method.roles, *method.collects):
-            if role not in data.roles:
-                raise UserError(
-                    f"stage {stage.name}: method {method.__name__} reads role '{role}', which this data lacks: "
-                    f"{fixes[role]}"
-                )
-    roles = tuple(role for method in wanted for role in method.roles)
-    for role, size in stage.trainer.sizes(roles).items():
+    for role in (*method.roles, *method.collects):
+        if role not in data.roles:
+            raise UserError(
+                f"stage {stage.name}: method {name} reads role '{role}', which this data lacks: {fixes[role]}"
+            )
+
+
+def _warn_of_small_roles(stage: Stage, method: Method, data: Prepared) -> None:
+    for role, size in stage.trainer.sizes(method.roles).items():
         if len(data.roles[role]) < size:
             log.warning(
                 "role '%s' has %d rows, fewer than its batch of %d: rows repeat within a batch",
@@ -143,7 +168,7 @@ class _cached_backbone:  # noqa: N801 (used like a function)
     def __enter__(self) -> Prepared:
         stage, data = self.stage, self.data
         frozen = not any(p.requires_grad for p in self.backbone.parameters())
-        images = len(next(iter(data.roles.values())).stores[0].shape) == 3
+        images = len(data.info.shape) == 3
         if not (frozen and images and stage.tuning.cache_features):
             return data
         if not stage.augment.fixed:

@@ -11,7 +11,7 @@ import rich
 from rich.table import Table
 
 from ..errors import UserError, nearest
-from ..search import groups
+from ..search import config_dir, groups
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -38,7 +38,7 @@ def describe(file: Path) -> tuple[str, str]:
     return "", ""
 
 
-def main(arguments: list[str], folders: list[Path]) -> None:
+def main(arguments: list[str], own: list[Path]) -> None:
     """Print one group's options, or all groups.
 
     Raises:
@@ -47,7 +47,7 @@ def main(arguments: list[str], folders: list[Path]) -> None:
     if arguments in (["-h"], ["--help"]) or len(arguments) > 1:
         print("usage: tlrun list [GROUP]    GROUP: method(s), model(s), data, experiment(s), ...")
         sys.exit(0 if len(arguments) == 1 else 2)
-    found = groups(folders)
+    found = groups([config_dir(), *own])
     if not arguments:
         table = Table("group", "options", title="tlrun GROUP=OPTION ...", title_justify="left")
         for group, options in found.items():

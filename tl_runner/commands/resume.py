@@ -14,7 +14,7 @@ from ..terminal import Handler
 USAGE = "usage: tlrun resume RUN_DIR    RUN_DIR holds config.yaml and checkpoints/"
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], own: list[Path]) -> None:
     """Resume the run in the folder given.
 
     Raises:

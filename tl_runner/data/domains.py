@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +47,14 @@ class Prepared:
     info: DataInfo
     contents: dict[int, str] = field(default_factory=dict)
     fingerprint: str = ""
+
+    def only(self, *names: str) -> Prepared:
+        """The same without any other role or evaluation set."""
+
+        def kept(rows: dict[str, Rows]) -> dict[str, Rows]:
+            return {name: r for name, r in rows.items() if name in names}
+
+        return replace(self, roles=kept(self.roles), evaluation=kept(self.evaluation))
 
 
 class DomainData:

@@ -9,17 +9,19 @@ from .alignment import coral, joint_mmd, local_mmd, mmd
 from .balance import balance_cross_entropy
 from .centroids import centroid_distance, class_means
 from .confusion import mcc
-from .consistency import adversarial_direction, class_balance, divergence, softmax_mse
+from .consistency import adversarial_direction, class_balance, distillation, divergence, softmax_mse
 from .critic import gradient_penalty
 from .discrepancy import classifier_discrepancy
-from .entropy import entropy, information_maximization
+from .entropy import diversity, entropy, information_maximization
 from .margin import margin_disparity
 from .moments import cmd
+from .neighbours import dispersion, neighbour_agreement
 from .norms import hard_norm, stepwise_norm
 from .pseudo import (
     balanced_labels,
     balanced_sharpening,
     class_thresholds,
+    nearest_rows,
     neighbour_labels,
     pseudo_label,
     weighted_cross_entropy,
@@ -43,7 +45,10 @@ __all__ = [
     "cmd",
     "coral",
     "deepjdot",
+    "dispersion",
+    "distillation",
     "divergence",
+    "diversity",
     "domain_adversarial",
     "domain_confusion",
     "entropy",
@@ -56,6 +61,8 @@ __all__ = [
     "mcc",
     "merged_entropy",
     "mmd",
+    "nearest_rows",
+    "neighbour_agreement",
     "neighbour_labels",
     "pseudo_label",
     "sliced_wasserstein",

@@ -78,6 +78,26 @@ def divergence(logits: Tensor, reference: Tensor, reduction: str = "mean") -> Te
     return each if reduction == "none" else each.mean()
 
 
+@full_precision
+def distillation(logits: Tensor, reference: Tensor, temperature: float = 2.0) -> Tensor:
+    """A teacher's softened predictions as labels: T² · KL(softmax(reference / T) ‖ softmax(logits / T)).
+
+    Hinton et al., Distilling the Knowledge in a Neural Network, 2015, https://arxiv.org/abs/1503.02531. The
+    T² keeps the gradient's size whatever the temperature; without gradient through the reference.
+
+    Args:
+        logits, reference: (N, K). temperature: T, above 0; 1 leaves the predictions as they are.
+
+    Returns:
+        Scalar ≥ 0, mean over rows; 0 for equal predictions.
+
+    >>> z = torch.tensor([[2.0, 0.0]])
+    >>> distillation(z, z).item(), round(distillation(-z, z, temperature=1.0).item(), 4)  # 2 tanh 1
+    (0.0, 1.5232)
+    """
+    return temperature**2 * divergence(logits / temperature, reference / temperature)
+
+
 def adversarial_direction(
     predict: Callable[[Tensor], Tensor],
     x: Tensor,

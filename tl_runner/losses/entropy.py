@@ -44,7 +44,23 @@ def information_maximization(logits: Tensor) -> Tensor:
     >>> round(information_maximization(torch.tensor([[99.0, 0.0], [0.0, 99.0]])).item(), 4)  # −ln 2
     -0.6931
     """
-    mean = F.softmax(logits, dim=1).mean(0)
-    diversity = -torch.special.xlogy(mean, mean.clamp_min(torch.finfo(mean.dtype).tiny)).sum()
-    loss: Tensor = entropy(logits) - diversity
+    loss: Tensor = entropy(logits) - diversity(logits)
     return loss
+
+
+@full_precision
+def diversity(logits: Tensor) -> Tensor:
+    """Entropy of the mean prediction, H(mean p), in nats.
+
+    Args:
+        logits: (N, K).
+
+    Returns:
+        Scalar in [0, ln K]; ln K if all classes are predicted alike.
+
+    >>> round(diversity(torch.tensor([[99.0, 0.0], [0.0, 99.0]])).item(), 4)  # ln 2
+    0.6931
+    """
+    mean = F.softmax(logits, dim=1).mean(0)
+    spread: Tensor = -torch.special.xlogy(mean, mean.clamp_min(torch.finfo(mean.dtype).tiny)).sum()
+    return spread

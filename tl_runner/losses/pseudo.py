@@ -72,6 +72,30 @@ def balanced_sharpening(logits: Tensor) -> Tensor:
 
 
 @full_precision
+def nearest_rows(features: Tensor, row: Tensor, bank: Tensor, count: int) -> Tensor:
+    """Which rows of a bank are most similar to each of some, by the cosine, themselves left out.
+
+    Args:
+        features: (..., D). row: (...) int64, which row of the bank each of them is.
+        bank: (M, D) features of unit length. count: at most M − 1 are found.
+
+    Returns:
+        (..., count) int64, the most similar first.
+
+    Raises:
+        ValueError: if the bank has fewer than 2 rows.
+
+    >>> bank = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    >>> nearest_rows(bank[:1], torch.tensor([0]), bank, 2)
+    tensor([[1, 2]])
+    """
+    if len(bank) < 2:
+        raise ValueError(f"neighbours need a bank of at least 2 rows, this one has {len(bank)}")
+    similarity = (features @ bank.to(features.dtype).T).scatter(-1, row[..., None], -torch.inf)
+    return similarity.topk(min(count, len(bank) - 1), dim=-1).indices
+
+
+@full_precision
 def neighbour_labels(
     features: Tensor, row: Tensor, bank: Tensor, labels: Tensor, neighbours: int = 5
 ) -> Tensor:
@@ -93,11 +117,7 @@ def neighbour_labels(
     >>> neighbour_labels(bank[:1], torch.tensor([0]), bank, labels, neighbours=1)
     tensor([[0., 1., 0.]])
     """
-    if len(bank) < 2:
-        raise ValueError(f"neighbours need a bank of at least 2 rows, this one has {len(bank)}")
-    similarity = (features @ bank.to(features.dtype).T).scatter(1, row[:, None], -torch.inf)
-    nearest = similarity.topk(min(neighbours, len(bank) - 1), dim=1, sorted=False).indices
-    return labels[nearest].mean(1)
+    return labels[nearest_rows(features, row, bank, neighbours)].mean(1)
 
 
 @full_precision

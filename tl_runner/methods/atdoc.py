@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from ..losses import balanced_sharpening, neighbour_labels, weighted_cross_entropy
 from ..nn.model import Model
 from ..types import Batches, Count, DataInfo, Fraction, Joint, Losses, NonNegative
 from .base import Collect, Method
+from .memory import Memory
 
 
 class ATDOC(Method):
@@ -26,10 +25,6 @@ class ATDOC(Method):
         momentum: share of the new in the memory's update; 1 replaces.
     """
 
-    bank: Tensor
-    labels: Tensor
-    filled: Tensor
-
     def __init__(
         self,
         model: Model,
@@ -40,26 +35,17 @@ class ATDOC(Method):
     ) -> None:
         super().__init__(model, info)
         self.weight, self.neighbours, self.momentum = weight, neighbours, momentum
-        size = info.sizes["target"]
-        self.register_buffer("bank", torch.zeros(size, model.num_features))
-        self.register_buffer("labels", torch.zeros(size, info.num_classes))
-        self.register_buffer("filled", torch.tensor(False))
+        self.memory = Memory(model, info)
 
     def begin_epoch(self, collect: Collect) -> None:
-        if not self.filled:
-            out = collect("target")
-            self.bank.copy_(F.normalize(out.features.float(), dim=1))
-            self.labels.copy_(F.softmax(out.logits.float(), dim=1))
-            self.filled.fill_(True)
+        self.memory.fill(collect)
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
-        target, row = out["target"], batch["target"].row
+        target, row, memory = out["target"], batch["target"].row, self.memory
         features = F.normalize(target.features.detach().float(), dim=1)
-        confidence, y = neighbour_labels(features, row, self.bank, self.labels, self.neighbours).max(1)
-        with torch.no_grad():
-            new = balanced_sharpening(target.logits)
-            self.bank[row] = torch.lerp(self.bank[row], features, self.momentum)
-            self.labels[row] = torch.lerp(self.labels[row], new, self.momentum)
+        labels = neighbour_labels(features, row, memory.features, memory.predictions, self.neighbours)
+        confidence, y = labels.max(1)
+        memory.update(row, features, balanced_sharpening(target.logits.detach()), self.momentum)
         loss = weighted_cross_entropy(target.logits, y, confidence)
         return {
             "source": F.cross_entropy(out["source"].logits, batch["source"].y),

@@ -53,8 +53,9 @@ class Method(nn.Module):
     roles: tuple[str, ...] = ("source", "target")
     two_views: tuple[str, ...] = ()
     collects: tuple[str, ...] = ()
-    adapts_trained_model: ClassVar[bool] = False
-    """True for methods that need an earlier stage, since a random head would teach itself."""
+    source_free: ClassVar[bool] = False
+    """True for methods that adapt a trained model without its source data: they need an earlier stage or
+    `init_from`, and their stage never opens the source."""
 
     def __init__(self, model: Model, info: DataInfo) -> None:
         super().__init__()

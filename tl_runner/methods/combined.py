@@ -108,7 +108,7 @@ class Combined(Method):
 
 def is_loss(kind: type[Method]) -> bool:
     """Whether a method has no updates, predictions or stage of its own, so that it can be added to another."""
-    return (kind.steps, kind.predict) == (Method.steps, Method.predict) and not kind.adapts_trained_model
+    return (kind.steps, kind.predict) == (Method.steps, Method.predict) and not kind.source_free
 
 
 def classes(builder: Any) -> list[type[Method]]:

@@ -29,7 +29,7 @@ class DIRTT(Method):
     """
 
     roles = ("target",)
-    adapts_trained_model = True
+    source_free = True
     epoch: Tensor
 
     def __init__(

@@ -17,7 +17,7 @@ class Finetune(Method):
         label_smoothing: share of the target distribution spread over all classes.
     """
 
-    roles = ("labeled",)
+    roles: tuple[str, ...] = ("labeled",)
 
     def __init__(self, model: Model, info: DataInfo, label_smoothing: Fraction = 0.0) -> None:
         super().__init__(model, info)

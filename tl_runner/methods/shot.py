@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..losses import information_maximization
 from ..nn.model import Model
 from ..types import HIDDEN, Batches, DataInfo, Joint, Losses, NonNegative
-from .base import Collect, Method
+from .base import Collect
+from .shot_im import SHOTIM
 
 
-class SHOT(Method):
-    """Adapts a trained source model without source data: fixed head, confident and diverse predictions.
+class SHOT(SHOTIM):
+    """Adapts a trained source model without source data: SHOT-IM, and pseudo-labels of the nearest centroids.
 
     Liang et al., Do We Really Need to Access the Source Data? Source Hypothesis Transfer for Unsupervised
     Domain Adaptation, ICML 2020. https://arxiv.org/abs/2002.08546
@@ -20,12 +20,10 @@ class SHOT(Method):
     authors' code recomputes the centroids of the second round from hard labels, and so does this.
 
     Args:
-        weight: of the cross-entropy with the pseudo-labels; 0 is SHOT-IM.
+        weight: of the cross-entropy with the pseudo-labels.
         least: classes that fewer target samples are predicted as get no pseudo-labels.
     """
 
-    roles = ("target",)
-    adapts_trained_model = True
     pseudo: Tensor
 
     def __init__(
@@ -33,21 +31,18 @@ class SHOT(Method):
     ) -> None:
         super().__init__(model, info)
         self.weight, self.least = weight, least
-        model.head.requires_grad_(False)
         self.register_buffer("pseudo", torch.full((info.sizes["target"],), HIDDEN))
 
     def begin_epoch(self, collect: Collect) -> None:
-        if self.weight:
-            out = collect("target")
-            self.pseudo = pseudo_labels(out.features, out.logits, self.least)
+        out = collect("target")
+        self.pseudo = pseudo_labels(out.features, out.logits, self.least)
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
-        logits = out["target"].logits
-        losses = {"im": information_maximization(logits)}
-        if self.weight:
-            y = self.pseudo[batch["target"].row]
-            losses["pseudo"] = self.weight * F.cross_entropy(logits, y)
-        return losses
+        y = self.pseudo[batch["target"].row]
+        return {
+            **super().losses(out, batch, progress),
+            "pseudo": self.weight * F.cross_entropy(out["target"].logits, y),
+        }
 
 
 def pseudo_labels(features: Tensor, logits: Tensor, least: float = 0) -> Tensor:

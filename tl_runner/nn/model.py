@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -28,6 +29,10 @@ class Model(nn.Module):
             that batch-norm statistics do not mix. Published code does either.
         channels_last: memory format of the backbone; faster convolutions on recent hardware.
         compile: compile the backbone with torch.compile.
+
+    Attributes:
+        classes: names of what the head tells apart. shape: of a sample as it was built for.
+        past: the checkpoints that it has been through: `init_from`, then each finished stage's last, by name.
     """
 
     def __init__(
@@ -49,7 +54,8 @@ class Model(nn.Module):
         self.neck, self.num_features = build_neck(neck, self._width(), neck_features, dropout)
         self.new_head = partial(build_head, head, self.num_features, info.num_classes)
         self.head = self.new_head()
-        self.bn = bn
+        self.bn, self.classes, self.shape = bn, info.classes, info.shape
+        self.past: dict[str, Path] = {}
         self.channels_last = channels_last
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -62,6 +63,21 @@ def read(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def of_checkpoint(file: Path) -> dict[str, Tensor]:
+    """The model's weights in a checkpoint that a run left, by their names in `Model`.
+
+    Raises:
+        DataError: if the file is none.
+    """
+    prefix, state = "method.model.", read(file)
+    found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if not found:
+        raise DataError(
+            f"{file}: expected a checkpoint of a run, and its names start with {', '.join([*state][:3])}"
+        )
+    return found
+
+
 def load(net: nn.Module, path: Path) -> None:
     """Load the file's weights into `net`, which has no classifier; the file's classifier is dropped.
 
@@ -77,21 +93,25 @@ def load(net: nn.Module, path: Path) -> None:
         if len(pairs) == len(wanted) and all(w.shape == g.shape for (_, w), g in pairs):
             log.info("%s names its weights differently: loaded by order", path.name)
             given = {name: g for (name, _), g in pairs}
-    missing = [k for k in wanted if k not in given]
-    shapes = [
-        f"{k} {tuple(given[k].shape)} instead of {tuple(wanted[k].shape)}"
-        for k in wanted
-        if k in given and given[k].shape != wanted[k].shape
-    ]
-    if missing or shapes:
-        problems = [
-            f"{what}: {', '.join(keys[:8])}{f' and {len(keys) - 8} more' if len(keys) > 8 else ''}"
-            for what, keys in (
-                ("missing", missing),
-                ("of another shape", shapes),
-                ("unexpected", [k for k in given if k not in wanted]),
-            )
-            if keys
-        ]
-        raise DataError(f"{path} does not fit {type(net).__name__}; " + "; ".join(problems))
+    misfits = [k for k, v in wanted.items() if k not in given or given[k].shape != v.shape]
+    if misfits:  # More than is wanted does no harm: the file's classifier.
+        raise DataError(f"{path} does not fit {type(net).__name__}; {mismatch(given, wanted)}")
     net.load_state_dict({k: given[k] for k in wanted})
+
+
+def mismatch(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """In what two state dicts differ: missing, misshapen and unexpected names; empty if they do not."""
+    shapes = [
+        f"{k} {tuple(given[k].shape)} instead of {tuple(v.shape)}"
+        for k, v in wanted.items()
+        if k in given and given[k].shape != v.shape
+    ]
+    return "; ".join(
+        f"{what}: {', '.join(keys[:8])}{f' and {len(keys) - 8} more' if len(keys) > 8 else ''}"
+        for what, keys in (
+            ("missing", [k for k in wanted if k not in given]),
+            ("of another shape", shapes),
+            ("unexpected", [k for k in given if k not in wanted]),
+        )
+        if keys
+    )
