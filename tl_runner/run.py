@@ -23,7 +23,6 @@ import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from . import report
 from .callbacks import as_csv
 from .data.augment import Augment
 from .data.domains import Prepared
@@ -34,6 +33,7 @@ from .fitted import Fitted, restore, store
 from .methods.combined import Builder, Combined, Extra, classes
 from .nn.model import Model
 from .parts import of_extra
+from .report.summary import show
 from .schema import check
 from .stage import Stage, fit, source_accuracy
 from .trained import start
@@ -109,7 +109,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
         "config": config,
     }
     replace_text(folder / "results.json", json.dumps(results, indent=2))
-    report.show(results, rich.get_console())
+    show(results, rich.get_console())
     return results
 
 
