@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,15 +45,26 @@ def restore(folder: Path, name: str, model: Model) -> Fitted | None:
     return Fitted(**json.loads(finished(folder, name).read_text()))
 
 
-def picks(history: list[Row], criteria: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """For `last` and each criterion: the epoch it picks, and the target's metrics there."""
+def picks(
+    history: list[Row], criteria: Mapping[str, str], classes: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """For `last` and each criterion: the epoch it picks, and the target's metrics there.
+
+    Those of single classes are under `per_class`, by the class's name.
+    """
 
     def at(row: Row) -> dict[str, Any]:
+        target = {k.removeprefix("test/"): v for k, v in row.items() if k.startswith("test/")}
+        single = {k: target.pop(k) for k in list(target) if "/" in k}
+        per_class: dict[str, dict[str, float]] = {}
+        for k, v in single.items():
+            metric, _, index = k.partition("/")
+            per_class.setdefault(classes[int(index)], {})[metric] = v
         return {
             "epoch": int(row["epoch"]),
-            "target": {k.removeprefix("test/"): v for k, v in row.items() if k.startswith("test/")},
+            "target": target,
             "validators": {k.removeprefix("val/"): v for k, v in row.items() if k.startswith("val/")},
-        }
+        } | ({"per_class": per_class} if per_class else {})
 
     found = {"last": at(history[-1])}
     for name, score in criteria.items():

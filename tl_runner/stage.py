@@ -100,7 +100,7 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
         model.cpu()
     fitted = Fitted(
         history.rows,
-        picks(history.rows, _criteria(stage, data)),
+        picks(history.rows, _criteria(stage, data), data.info.classes),
         _timing(history, device),
         {part: [train, total] for part, train, total in table},
     )

@@ -33,6 +33,8 @@ def show(results: Mapping[str, Any], console: Console) -> None:
             note = _PICKED_BY.get(pick, "label-free")
             table.add_row(pick, str(found["epoch"]), *values, note, style="dim" if pick == "oracle" else None)
         console.print(table)
+    if (report := classification_report(results)) is not None:
+        console.print(report)
     kept = results["source_accuracy"]
     if len(kept) > 1:
         first, *_, last = kept.values()
@@ -41,5 +43,25 @@ def show(results: Mapping[str, Any], console: Console) -> None:
     console.print(f"Results: {results['folder']}", markup=False, highlight=False, soft_wrap=True)
 
 
+def classification_report(results: Mapping[str, Any]) -> Table | None:
+    """Every class, where the metrics tell them apart: of what given labels picked in the last stage, or its end."""
+    *_, picks = (stage["picks"] for stage in results["stages"].values())
+    pick = "labeled_val" if "labeled_val" in picks else "last"
+    if not (classes := picks[pick].get("per_class")):
+        return None
+    table = Table(
+        title=f"each class at epoch {picks[pick]['epoch']} ({_PICKED_BY[pick]})", title_justify="left"
+    )
+    table.add_column("class")
+    metrics = list(next(iter(classes.values())))
+    for metric in metrics:
+        table.add_column(metric, justify="right")
+    for name, values in classes.items():
+        table.add_row(name, *(_number(metric, values[metric]) for metric in metrics))
+    return table
+
+
 def _number(metric: str, value: float) -> str:
-    return f"{value:.3f}" if metric == "ece" else f"{100 * value:.1f}"
+    if metric == "support":
+        return f"{value:.0f}"
+    return f"{value:.3f}" if metric in ("ece", "auroc") else f"{100 * value:.1f}"
