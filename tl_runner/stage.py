@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from .callbacks import ORACLE, Display, History, Stop, WholeFiles, checkpoints
+from .callbacks import ORACLE, Display, History, Stop, Unfreeze, WholeFiles, checkpoints
 from .data.augment import Augment
 from .data.domains import Prepared
 from .data.features import cached_features
@@ -28,7 +28,7 @@ from .nn.backbones import Features
 from .nn.model import Model
 from .optim import Optim
 from .trainer import TrainerSettings
-from .tuning import Tuning, parameter_table
+from .tuning import Tuning, parameter_table, shown
 from .validators import Validator
 
 log = logging.getLogger(__name__)
@@ -74,8 +74,7 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
     for kind in classes(stage.method):
         _check_roles(stage, kind, data)
     table = parameter_table(model)
-    for part, train, total in table:
-        log.info("%s: %s of %s parameters train", part, f"{train:,}", f"{total:,}")
+    log.info("%s", shown(table))
     with _cached_backbone(stage, model, data, device) as prepared:
         method = stage.method(model, prepared.info)
         _check_roles(stage, method, data)
@@ -98,6 +97,7 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
         if trainer.interrupted:
             raise KeyboardInterrupt
         model.cpu()
+    stage.tuning.finish(model)
     fitted = Fitted(
         history.rows,
         picks(history.rows, _criteria(stage, data)),
@@ -254,7 +254,7 @@ def _assemble(
     }
     module = TransferModule(
         method,
-        stage.optim,
+        stage.optim.scaled(stage.tuning.lr_factors(method.model)),
         settings.epochs,
         steps,
         stage.seed,
@@ -289,6 +289,7 @@ def _trainer(
         logger=pl.loggers.TensorBoardLogger(str(folder), name="tensorboard", version=stage.name),
         callbacks=[
             history,
+            Unfreeze(stage.tuning),
             Display(stage.name, console),
             *early,
             *checkpoints(folder / "checkpoints" / stage.name, criteria),

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from ..nn.model import Model
@@ -66,11 +67,14 @@ class EWC(Finetune):
         if self.known:
             return
         every = max(1, self.info.sizes[self.data] // self.samples)
-        params, count = self.parameters_of(self.model), 0
+        # Copies, so that a gradual tuning may have frozen some for now.
+        params = [p.detach().requires_grad_() for p in self.parameters_of(self.model)]
+        own, count = dict(zip(self.names, params, strict=True)), 0
         with torch.enable_grad():
             for batch in collect.batches(self.data):
                 for i in (batch.row % every == 0).nonzero().flatten().tolist():
-                    log_p = F.log_softmax(self.model(batch.x[i : i + 1]).logits.float(), dim=1)
+                    out = functional_call(self.model, own, (batch.x[i : i + 1],))
+                    log_p = F.log_softmax(out.logits.float(), dim=1)
                     y = batch.y[i : i + 1] if self.labels == "true" else log_p.exp().multinomial(1).flatten()
                     grads = torch.autograd.grad(
                         F.nll_loss(log_p, y), params, allow_unused=True, materialize_grads=True
