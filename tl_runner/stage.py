@@ -140,7 +140,7 @@ def _check_roles(stage: Stage, method: Method | type[Method], data: Prepared) ->
     fixes = {
         "source": "set data.source",
         "target": "set data.target (with data.labeled_per_class=all none is left unlabelled)",
-        "labeled": "set data.labeled_per_class to a number or all",
+        "labeled": "set data.labeled_per_class to a number or all, or data.label_fraction",
     }
     for role in (*method.roles, *method.collects):
         if role not in data.roles:
@@ -246,6 +246,7 @@ def _assemble(
         workers=stage.workers if images else 0,
         device=device,
         mixing=method.mixing,
+        balanced=settings.balanced,
     )
     batch = settings.eval_batch_size
     evaluation = {
