@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import sys
 from importlib import import_module
@@ -89,7 +90,7 @@ def _hydra(arguments: list[str], own: list[Path]) -> None:
     if not any(a.startswith(("--hydra-help", "--version", "-sc", "--shell-completion")) for a in arguments):
         from .preflight import preflight
 
-        preflight(arguments)
+        arguments = preflight(arguments)
     sys.argv = [sys.argv[0], *arguments]
     # Errors reach main(), which prints a sentence for those of the user's making.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -98,7 +99,8 @@ def _hydra(arguments: list[str], own: list[Path]) -> None:
 
 def _folder_name(overrides: str) -> str:
     """A sweep job's overrides as one folder's name, however many and whatever is in them."""
-    name = overrides.replace("/", "+")
+    # Where Hydra puts a choice, and that it adds a key, is no reader's concern.
+    name = re.sub(r"(^|,)\++", r"\1", re.sub(r"[\w/]+@", "", overrides)).replace("/", "+")
     if len(name) > 200:
         name = f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     return name
