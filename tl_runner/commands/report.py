@@ -75,7 +75,7 @@ def _compare(runs: list[Run], given: argparse.Namespace) -> None:
     made = tables(comparison, given.ci)
     console = rich.get_console()
     for table in made:
-        console.print(terminal(table, console.width), "")
+        console.print(terminal(table, console.width))
     write(comparison, made, out)
     console.print(f"Comparison: {out}", markup=False, highlight=False, soft_wrap=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from .render import latex, latex_text, markdown
 from .style import DPI, png, style
 from .tables import Table
 from .words import picked
+
+# It tells of every table of every font that goes into a PDF.
+logging.getLogger("fontTools").setLevel(logging.WARNING)
 
 CAPTIONS = {
     "scores": "Dots: means; bars: standard deviations; ticks: seeds. The dashed line is source_only.",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from rich import box
+from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -32,16 +33,9 @@ _LATEX = str.maketrans(
 )
 
 
-def terminal(table: Table, width: int = 10**9) -> RichTable:
+def terminal(table: Table, width: int = 10**9) -> Group:
     """For a console of some width: where there is little, spreads are left out, then cells fold."""
-    made = RichTable(
-        title=Text(table.title, "bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        caption=Text("\n".join(table.notes), "dim") if table.notes else None,
-        caption_justify="left",
-        padding=(0, 1, 0, 0),
-    )
+    made = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     columns = zip(table.head, *([c.text for c in line] for line in table.lines), strict=True)
     narrow = sum(max(map(len, column)) + 2 for column in columns) > width
     for i, head in enumerate(table.head):
@@ -51,7 +45,7 @@ def terminal(table: Table, width: int = 10**9) -> RichTable:
         texts = [c.brief if narrow and c.brief else c.text for c in line]
         styles = ["bold" if c.best else "yellow" if c.loses else "" for c in line]
         made.add_row(*map(Text, texts, styles))
-    return made
+    return Group(Text(table.title, "bold"), made, *(Text(note, "dim") for note in table.notes), "")
 
 
 def markdown(table: Table) -> str:
