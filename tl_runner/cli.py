@@ -119,8 +119,8 @@ def _folder_name(overrides: str) -> str:
     return name
 
 
-def _job(config: Any) -> None:
-    """One job of Hydra's: a run."""
+def _job(config: Any) -> float | None:
+    """One job of Hydra's: a run. A sweeper maximises what it returns."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
@@ -132,7 +132,8 @@ def _job(config: Any) -> None:
         from .run import run
 
         plain: Any = OmegaConf.to_container(config, resolve=True)
-        run(expand(plain), folder)
+        value: float | None = run(expand(plain), folder)["objective"]["value"]
+    return value
 
 
 if __name__ == "__main__":
