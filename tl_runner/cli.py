@@ -23,6 +23,7 @@ tlrun: transfer-learning and domain-adaptation experiments from config files
   tlrun data=folder data.root=photos data.source=old_camera data.target=new_camera
   tlrun -m method=source_only,mmd,dann seed=0,1,2          every combination
   tlrun list [methods|data|models|...]         what can be chosen, with citations
+  tlrun report RUNS ...                        compare runs: tables, tests, figures (folders, searched)
   tlrun resume RUN_DIR                         go on with a killed run
 
   --cfg job             print the composed config and stop
@@ -37,7 +38,7 @@ Results go to outputs/<date>/<time>/ (multirun/<date>/<time>/<overrides>/ with -
 metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/.
 """
 
-COMMANDS = ("list", "resume")
+COMMANDS = ("list", "report", "resume")
 """`tlrun COMMAND ...`: each a module of `commands` with `main(arguments, own)`, `own` being the user's own
 config folders."""
 
@@ -94,7 +95,21 @@ def _hydra(arguments: list[str], own: list[Path]) -> None:
     sys.argv = [sys.argv[0], *arguments]
     # Errors reach main(), which prints a sentence for those of the user's making.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()
+    except Exception:
+        _compare_sweep()
+        raise
+    _compare_sweep()
+
+
+def _compare_sweep() -> None:
+    from .sweep import SweepFolder
+
+    if SweepFolder.folder is not None:
+        from .commands.report import after_sweep
+
+        after_sweep(SweepFolder.folder)
 
 
 def _folder_name(overrides: str) -> str:
