@@ -110,11 +110,14 @@ def _job(config: Any) -> float | None:
     from omegaconf import OmegaConf
 
     from .parts import expand
-    from .run import run
+    from .status import recorded
 
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    results = run(expand(plain), Path(HydraConfig.get().runtime.output_dir))
-    value: float | None = results["objective"]["value"]
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with recorded(folder):
+        from .run import run
+
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        value: float | None = run(expand(plain), folder)["objective"]["value"]
     return value
 
 
