@@ -25,6 +25,7 @@ tlrun: transfer-learning and domain-adaptation experiments from config files
   tlrun list [methods|data|models|...]         what can be chosen, with citations
   tlrun report RUNS ...                        compare runs: tables, tests, figures (folders, searched)
   tlrun resume RUN_DIR                         go on with a killed run
+  tlrun study RUNS                             how well validators select, over many runs
 
   --cfg job             print the composed config and stop
   -m, --multirun        run every combination of comma-separated values
@@ -38,7 +39,7 @@ Results go to outputs/<date>/<time>/ (multirun/<date>/<time>/<overrides>/ with -
 metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/.
 """
 
-COMMANDS = ("list", "report", "resume")
+COMMANDS = ("list", "report", "resume", "study")
 """`tlrun COMMAND ...`: each a module of `commands` with `main(arguments, own)`, `own` being the user's own
 config folders."""
 
