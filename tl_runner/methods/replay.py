@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 from torch.nn import functional as F
 
 from ..nn.model import Model
-from ..types import Batches, DataInfo, Fraction, Joint, Losses, NonNegative
+from ..types import Batches, DataInfo, Joint, Losses, NonNegative
 from .finetune import Finetune
 
 
@@ -21,10 +23,8 @@ class Replay(Finetune):
 
     roles = ("labeled", "source")
 
-    def __init__(
-        self, model: Model, info: DataInfo, label_smoothing: Fraction = 0.0, weight: NonNegative = 1.0
-    ) -> None:
-        super().__init__(model, info, label_smoothing)
+    def __init__(self, model: Model, info: DataInfo, weight: NonNegative = 1.0, **options: Any) -> None:
+        super().__init__(model, info, **options)
         self.weight = weight
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:

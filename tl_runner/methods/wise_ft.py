@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..nn.model import Model
 from ..nn.weights import of_checkpoint
-from ..types import Batches, Count, DataInfo, Fraction, Step
+from ..types import Batches, Count, DataInfo, Step
 from .base import Collect
 from .finetune import Finetune
 
@@ -29,10 +30,8 @@ class WiSEFT(Finetune):
 
     point: Tensor
 
-    def __init__(
-        self, model: Model, info: DataInfo, label_smoothing: Fraction = 0.0, points: Count = 11
-    ) -> None:
-        super().__init__(model, info, label_smoothing)
+    def __init__(self, model: Model, info: DataInfo, points: Count = 11, **options: Any) -> None:
+        super().__init__(model, info, **options)
         self.points = points
         if len(model.past) < 2:
             raise UserError(
