@@ -110,10 +110,14 @@ def _job(config: Any) -> None:
     from omegaconf import OmegaConf
 
     from .parts import expand
-    from .run import run
+    from .status import recorded
 
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    run(expand(plain), Path(HydraConfig.get().runtime.output_dir))
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with recorded(folder):
+        from .run import run
+
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        run(expand(plain), folder)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from .parts import of_extra
 
 ROOT = (
     *("data", "model", "method", "tuning", "optim", "augment", "trainer"),
-    *("validators", "metrics", "recipe", "init_from", "init_parts", "paths", "seed"),
+    *("validators", "metrics", "recipe", "sweep", "init_from", "init_parts", "paths", "seed"),
 )
 PARTS = ("backbone", "neck", "head")
 STAGE = ("method", "tuning", "optim", "augment", "trainer", "epochs")
@@ -41,6 +41,10 @@ def check_root(config: Mapping[str, Any]) -> list[str]:
     parts = config.get("init_parts")
     if not isinstance(parts, list) or not parts or not set(map(str, parts)) <= set(PARTS):
         problems.append(f"init_parts: expected some of {', '.join(PARTS)}, got {parts!r}")
+    for key, least in (("trials", 1), ("seed", 0)):
+        number = (config.get("sweep") or {}).get(key, least)
+        if not isinstance(number, int) or isinstance(number, bool) or number < least:
+            problems.append(f"sweep.{key}: expected a whole number >= {least}, got {number!r}")
     stages = (config.get("recipe") or {}).get("stages")
     if not isinstance(stages, Mapping) or not stages:
         return [*problems, "recipe.stages: expected at least one stage"]

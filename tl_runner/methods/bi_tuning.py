@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import UserError
 from ..losses import categorical_contrast
 from ..nn.model import Model
 from ..types import Batches, Count, DataInfo, Fraction, Joint, Losses, NonNegative, Outputs, Positive
@@ -24,12 +25,15 @@ class BiTuning(Finetune):
     gradient to the classifier's weights, and sees the batch's keys in the queue already.
 
     Args:
-        label_smoothing: as for `finetune`.
+        label_smoothing, class_weights: as for `finetune`. mixup, cutmix: only 0, the contrasts need whole samples.
         weight: of both contrasts.
         queue: keys of each class.
         momentum: of the moving average.
         temperature: of the contrasts.
         projection: width of the projector.
+
+    Raises:
+        UserError: if samples are mixed.
     """
 
     two_views = ("labeled",)
@@ -49,6 +53,10 @@ class BiTuning(Finetune):
         **options: Any,
     ) -> None:
         super().__init__(model, info, **options)
+        if self.mixing:
+            raise UserError(
+                "method bi_tuning contrasts samples of one class each: set method.mixup=0 method.cutmix=0"
+            )
         self.weight, self.momentum, self.temperature = weight, momentum, temperature
         self.projector = nn.Linear(model.num_features, projection)
         self.key_model, self.key_projector = Teacher(model), Teacher(self.projector)

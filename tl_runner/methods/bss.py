@@ -19,7 +19,7 @@ class BSS(Finetune):
     after the neck.
 
     Args:
-        label_smoothing: as for `finetune`.
+        label_smoothing, class_weights, mixup, cutmix: as for `finetune`.
         weight: η, of the k smallest squared singular values of a batch's features.
         k: how many are shrunk.
     """

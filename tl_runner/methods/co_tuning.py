@@ -27,7 +27,7 @@ class CoTuning(Inside):
     without augmentation. The earlier head learns at the new one's rate, the authors' at the backbone's.
 
     Args:
-        label_smoothing: as for `finetune`.
+        label_smoothing, class_weights, mixup, cutmix: as for `finetune`.
         weight: of the earlier head's cross-entropy.
         relationship: how p(earlier class | class) is found: learned in `reverse` and inverted, or `direct`.
         temperature: that calibrates the earlier head's predictions; the authors' for ResNet-50 on ImageNet is 1.13.

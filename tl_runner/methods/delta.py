@@ -28,7 +28,7 @@ class DELTA(Inside):
     classifier is trained by SGD, here it is scikit-learn's logistic regression.
 
     Args:
-        label_smoothing: as for `finetune`.
+        label_smoothing, class_weights, mixup, cutmix: as for `finetune`.
         alpha: of the distance; theirs is 0.01 on the sum over 48 rows, not their mean.
         beta: of half the squared weights that start anew, as for `l2_sp`.
         layers: names of the backbone's modules to compare, channels second; null: the ends of its stages.

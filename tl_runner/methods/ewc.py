@@ -26,7 +26,7 @@ class EWC(Finetune):
     paper draws y from the prediction; many implementations take the true label.
 
     Args:
-        label_smoothing: as for `finetune`.
+        label_smoothing, class_weights, mixup, cutmix: as for `finetune`.
         weight: λ.
         data: whose Fisher information: of the `source`, or, without source data, of the `labeled` samples.
         labels: `drawn` from the prediction, or `true`, where the earlier classes are the data's.

@@ -21,7 +21,7 @@ class L2SP(Finetune):
     Set `optim.weight_decay=0`, which would pull to zero as well.
 
     Args:
-        label_smoothing: as for `finetune`.
+        label_smoothing, class_weights, mixup, cutmix: as for `finetune`.
         alpha: α, of the distance to the starting point.
         beta: β, of the weights that start anew.
     """

@@ -17,7 +17,7 @@ class Replay(Finetune):
     The whole source is the memory. `trainer.batch_size={labeled: 24, source: 8}` makes it a quarter of a step.
 
     Args:
-        label_smoothing: as for `finetune`.
+        label_smoothing, class_weights, mixup, cutmix: as for `finetune`.
         weight: of the source's cross-entropy.
     """
 

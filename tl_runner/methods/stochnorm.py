@@ -26,7 +26,7 @@ class StochNorm(Finetune):
     themselves stay what they are, in evaluation, in checkpoints and in later stages.
 
     Args:
-        label_smoothing: as for `finetune`.
+        label_smoothing, class_weights, mixup, cutmix: as for `finetune`.
         moving: probability of the moving averages, per channel and step; the paper's p is 1 − this. 0 is batch-norm.
 
     Raises:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,14 +23,13 @@ class WiSEFT(Finetune):
     are interpolated along with the weights (the paper's networks have none).
 
     Args:
-        label_smoothing: as for `finetune`.
         points: of the line, both ends included; the stage needs as many epochs.
     """
 
     point: Tensor
 
-    def __init__(self, model: Model, info: DataInfo, points: Count = 11, **options: Any) -> None:
-        super().__init__(model, info, **options)
+    def __init__(self, model: Model, info: DataInfo, points: Count = 11) -> None:
+        super().__init__(model, info)
         self.points = points
         if len(model.past) < 2:
             raise UserError(
