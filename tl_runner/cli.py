@@ -87,8 +87,9 @@ def _hydra(arguments: list[str], own: list[Path]) -> None:
     register(own)
     OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
     if not any(a.startswith(("--hydra-help", "--version", "-sc", "--shell-completion")) for a in arguments):
-        from .preflight import preflight
+        from .preflight import preflight, stage_choices
 
+        arguments = stage_choices(arguments)
         preflight(arguments)
     sys.argv = [sys.argv[0], *arguments]
     # Errors reach main(), which prints a sentence for those of the user's making.

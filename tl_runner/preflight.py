@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .errors import ConfigError, nearest
 from .parts import check_names
-from .schema import ROOT, check_root
+from .schema import GROUPS, ROOT, check_root
 from .search import config_dir, groups, own_configs
 
 # Options of Hydra's that take the next argument.
@@ -26,6 +27,36 @@ _WITH_VALUE = frozenset(
         *("--cfg", "-c", "--package", "-p", "--info", "-i"),
     ]
 )
+
+
+_STAGE = re.compile(rf"recipe\.stages\.([^.=]+)\.({'|'.join(GROUPS)})=(?!null$|{{)(.+)")
+
+
+def stage_choices(arguments: list[str]) -> list[str]:
+    """Let `recipe.stages.finetune.method=lwf` choose as `method=lwf` does.
+
+    Hydra's own word for it is `method@recipe.stages.finetune.method=lwf`, with a plus sign in front where the
+    recipe chooses nothing itself.
+    """
+    if not any(_STAGE.fullmatch(argument) for argument in arguments):
+        return arguments
+    chosen = [a.partition(",")[0] for a in arguments if a.startswith(("recipe=", "experiment="))]
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            config = compose("config", overrides=chosen, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException):
+        return arguments  # What is wrong with them, `preflight` says.
+    finally:
+        GlobalHydra.instance().clear()
+
+    def choice(argument: str) -> str:
+        match = _STAGE.fullmatch(argument)
+        if match is None or match[1] not in config.recipe.stages:
+            return argument
+        key = f"{match[2]}@recipe.stages.{match[1]}.{match[2]}"
+        return f"{'' if key in config.hydra.runtime.choices else '+'}{key}={match[3]}"
+
+    return [choice(argument) for argument in arguments]
 
 
 def preflight(arguments: list[str]) -> None:
@@ -65,14 +96,14 @@ def preflight(arguments: list[str]) -> None:
             variants.append([f"{parsed.get_key_element()}={parsed.value().start}"])  # type: ignore[union-attr]
         else:
             variants.append([override])
-    # Groups first: whether a key exists depends on what was chosen.
-    variants.sort(key=lambda v: not _is_group(v[0]))
+    # Groups first, those of a stage after the recipe: whether a key exists depends on what was chosen.
+    variants.sort(key=lambda v: (not _is_group(v[0]), "@" in v[0]))
 
     def problem(chosen: list[str]) -> str | None:
         try:
             compose("config", overrides=chosen)
         except (HydraException, OmegaConfBaseException) as error:
-            return _sentence(error, chosen[-1])
+            return _sentence(error, chosen)
         return None
 
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -129,17 +160,31 @@ def _is_group(override: str) -> bool:
     return override.startswith("hydra.searchpath") or (config_dir() / name).is_dir()
 
 
-def _sentence(error: Exception, override: str) -> str:
-    """What Hydra found wrong with an override, with the nearest right name."""
+def _sentence(error: Exception, overrides: list[str]) -> str:
+    """What Hydra found wrong with the last of some overrides, with the nearest right name."""
     text = str(error)
-    key, _, value = override.lstrip("+~").partition("=")
-    if options := _options(key):
-        return f"{key}: there is no '{value}'{nearest(value, options)}"
+    key, _, value = overrides[-1].lstrip("+~").partition("=")
+    group, _, place = key.partition("@")
+    if options := _options(group):
+        return f"{place or key}: there is no '{value}'{nearest(value, options)}"
     if "is not in struct" in text or "Could not override" in text:
-        parent, _, last = key.rpartition(".")
-        return f"unknown key '{key}'{nearest(last if parent else key, _siblings(parent) or ROOT)}"
+        return _unknown(key, overrides[:-1])
     lines = [line for line in text.splitlines() if line.strip()]
-    return f"'{override}': {' '.join(lines[:2])}" + (f" ({error.__cause__})" if error.__cause__ else "")
+    return f"'{overrides[-1]}': {' '.join(lines[:2])}" + (f" ({error.__cause__})" if error.__cause__ else "")
+
+
+def _unknown(key: str, overrides: list[str]) -> str:
+    """Which part of a key is not there, and the nearest of those that are."""
+    node: Any = compose("config", overrides=overrides)
+    parts = key.split(".")
+    for i, part in enumerate(parts):
+        if node is None:
+            return f"unknown key '{key}': '{'.'.join(parts[:i])}' is null, choose one first"
+        if not isinstance(node, DictConfig) or part not in node:
+            known = [str(k) for k in node] if isinstance(node, DictConfig) else []
+            return f"unknown key '{'.'.join(parts[: i + 1])}'{nearest(part, known)}"
+        node = node[part]
+    return f"'{key}' cannot be set"
 
 
 def _options(key: str) -> list[str]:
@@ -149,9 +194,3 @@ def _options(key: str) -> list[str]:
     return [
         f"{group}/{option}".removeprefix(f"{key}/") for group, options in inside.items() for option in options
     ]
-
-
-def _siblings(parent: str) -> list[str]:
-    """Keys of the default composition's node at `parent`."""
-    node = OmegaConf.select(compose("config"), parent) if parent else None
-    return [str(k) for k in node] if isinstance(node, DictConfig) else []

@@ -17,7 +17,8 @@ ROOT = (
     *("validators", "metrics", "recipe", "sweep", "init_from", "init_parts", "paths", "seed"),
 )
 PARTS = ("backbone", "neck", "head")
-STAGE = ("method", "tuning", "optim", "augment", "trainer", "epochs")
+GROUPS = ("method", "tuning", "optim", "augment", "trainer")
+STAGE = (*GROUPS, "epochs")
 
 # Arguments that the runner gives, by the node's place in the config.
 _GIVEN: dict[str, frozenset[str]] = {

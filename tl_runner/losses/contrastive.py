@@ -34,8 +34,8 @@ def categorical_contrast(
     >>> same = torch.tensor([[1.0, 0.0]])
     >>> categorical_contrast(same, same, bank, torch.tensor([0])).item() < 1e-6
     True
-    >>> round(categorical_contrast(same, same, bank, torch.tensor([1])).item(), 2)  # 1 / 0.07, less ln 2
-    13.59
+    >>> round(categorical_contrast(same, same, bank, torch.tensor([1])).item(), 2)  # 1 / 0.07
+    14.29
     """
     classes, size, width = bank.shape
     own = (queries * keys).sum(1, keepdim=True)

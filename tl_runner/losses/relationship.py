@@ -68,7 +68,7 @@ def _reverse(p: Array, y: npt.NDArray[np.int64]) -> Array:
     folds = min(5, int(np.bincount(y).min()))
     if folds > 1:
         held: dict[float, Array] = {}
-        for c in 10.0 ** np.arange(-4, 5):
+        for c in 10.0 ** np.arange(4, -5, -1):  # The largest of those that do equally well.
             z = cross_val_predict(regression(c), p, y, cv=StratifiedKFold(folds), method="decision_function")
             held[float(c)] = z if z.ndim == 2 else np.stack([-z, z], 1) / 2
         strength = max(held, key=lambda c: float((held[c].argmax(1) == y).mean()))
@@ -77,7 +77,7 @@ def _reverse(p: Array, y: npt.NDArray[np.int64]) -> Array:
             log_p = log_softmax(np.exp(log_scale) * held[strength], axis=1)
             return float(-log_p[np.arange(len(y)), y].mean())
 
-        scale = float(np.exp(minimize_scalar(surprise, bounds=(-7, 7), method="bounded").x))
+        scale = float(np.exp(minimize_scalar(surprise, bounds=(-5, 5), method="bounded").x))
     joint = softmax(scale * scores(regression(strength).fit(p, y)), axis=0) * p.mean(0)
     result: Array = joint / joint.sum(1, keepdims=True)
     return result

@@ -13,6 +13,7 @@ from ..nn.model import Model
 from ..types import Batches, Count, DataInfo, Fraction, Joint, Losses, NonNegative, Outputs, Positive
 from .finetune import Finetune
 from .mean_teacher import Teacher
+from .memory import Queues
 
 
 class BiTuning(Finetune):
@@ -37,9 +38,6 @@ class BiTuning(Finetune):
     """
 
     two_views = ("labeled",)
-    feature_keys: Tensor
-    projected_keys: Tensor
-    filled: Tensor
 
     def __init__(
         self,
@@ -60,10 +58,8 @@ class BiTuning(Finetune):
         self.weight, self.momentum, self.temperature = weight, momentum, temperature
         self.projector = nn.Linear(model.num_features, projection)
         self.key_model, self.key_projector = Teacher(model), Teacher(self.projector)
-        for name, width in (("feature_keys", model.num_features + 1), ("projected_keys", projection)):
-            keys = F.normalize(torch.randn(info.num_classes, queue, width), dim=2)
-            self.register_buffer(name, keys)
-        self.register_buffer("filled", torch.zeros(info.num_classes, dtype=torch.long))
+        self.feature_keys = Queues(info.num_classes, queue, model.num_features + 1)
+        self.projected_keys = Queues(info.num_classes, queue, projection)
 
     def forward(self, batch: Batches, model: Callable[[Tensor], Outputs] | None = None) -> Joint:
         """The second view of the labelled samples is for the keys alone."""
@@ -79,29 +75,19 @@ class BiTuning(Finetune):
         keys = self.key_model(batch["labeled"].views[1]).features
         projected = unit(self.key_projector(keys))
         in_projection = categorical_contrast(
-            unit(self.projector(features)), projected, self.projected_keys.clone(), y, self.temperature
+            unit(self.projector(features)), projected, self.projected_keys.keys.clone(), y, self.temperature
         )
-        self.enqueue(with_one(keys), projected, y)
+        self.projected_keys.push(projected, y)
+        self.feature_keys.push(with_one(keys), y)
         weights = class_weights(self.model.head)[y]
         in_classifier = categorical_contrast(
-            weights, with_one(features), self.feature_keys.clone(), y, self.temperature
+            weights, with_one(features), self.feature_keys.keys.clone(), y, self.temperature
         )
         return {
             **super().losses(out, batch, progress),
             "contrast": self.weight * in_classifier,
             "projection": self.weight * in_projection,
         }
-
-    @torch.no_grad()
-    def enqueue(self, features: Tensor, projected: Tensor, y: Tensor) -> None:
-        """Replace each class's oldest keys."""
-        size = self.feature_keys.shape[1]
-        features, projected, y = features[-size:], projected[-size:], y[-size:]
-        same = F.one_hot(y, len(self.filled))
-        place = (self.filled[y] + (same.cumsum(0) * same).sum(1) - 1) % size
-        self.feature_keys[y, place] = features.to(self.feature_keys.dtype)
-        self.projected_keys[y, place] = projected.to(self.projected_keys.dtype)
-        self.filled = (self.filled + same.sum(0)) % size
 
 
 def unit(x: Tensor) -> Tensor:

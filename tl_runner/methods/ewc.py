@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..errors import UserError
 from ..losses import starting_point
 from ..nn.copies import Earlier, flat, views
+from ..nn.fisher import fisher_diagonal
 from ..nn.model import Model
 from ..types import Batches, Count, DataInfo, Joint, Losses, NonNegative
 from .base import Collect
@@ -67,24 +67,15 @@ class EWC(Finetune):
     def begin_epoch(self, collect: Collect) -> None:
         if self.known:
             return
-        weights, count = [*self.model.parameters()], 0
-        trains = [w.requires_grad for w in weights]
         (earlier,) = self.earlier
         earlier.to(self.fisher.device).eval()
-        # What is frozen now may train later.
-        self.model.requires_grad_(True)
-        with torch.enable_grad():
-            for batch in collect.some(self.data, self.samples):
-                for i in range(len(batch)):
-                    log_p = F.log_softmax(earlier(batch.x[i : i + 1]).float(), dim=1)
-                    y = batch.y[i : i + 1] if self.labels == "true" else log_p.exp().multinomial(1).flatten()
-                    loss = F.nll_loss(log_p, y)
-                    grads = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
-                    self.fisher += torch.cat([g.flatten() for g in grads]).square()
-                    count += 1
-        for w, train in zip(weights, trains, strict=True):
-            w.requires_grad_(train)
-        self.fisher /= count
+        found = fisher_diagonal(
+            earlier,
+            [*self.model.parameters()],
+            collect.some(self.data, self.samples),
+            drawn=self.labels == "drawn",
+        )
+        self.fisher.copy_(flat(found))
         self.known.fill_(True)
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
