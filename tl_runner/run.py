@@ -80,7 +80,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     model = _model(config, data)
 
     fitted: dict[str, Fitted] = {}
-    before = source_accuracy(next(iter(stages.values())), model, data) if model.past else None
+    before = source_accuracy(next(iter(stages.values())), model, data) if "head" in model.trained else None
     for name, stage in stages.items():
         done = restore(folder, name, model) if resume else None
         if done is None:
@@ -92,6 +92,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
             store(done, folder, name)
         fitted[name] = done
         model.past[name] = folder / "checkpoints" / name / "last.ckpt"
+        model.trained = {"backbone", "neck", "head"}
         rows = [{"stage": stage_name, **row} for stage_name, f in fitted.items() for row in f.history]
         replace_text(folder / "metrics.csv", as_csv(rows))
 
@@ -200,6 +201,7 @@ def _model(config: Config, data: Prepared) -> Model:
         model.past["init_from"] = start(
             model, config["init_from"], config["init_parts"], data.info, config["model"]["backbone"]
         )
+        model.trained = set(config["init_parts"])
     return model
 
 

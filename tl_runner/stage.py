@@ -120,9 +120,8 @@ def source_accuracy(stage: Stage, model: Model, data: Prepared) -> float | None:
     device = stage.trainer.device()
     with _cached_backbone(stage, model, data.only("source_val"), device) as prepared:
         model.to(device).eval()
-        rows = EvalLoader(
-            prepared.evaluation["source_val"], stage.trainer.eval_batch_size, stage.augment, device
-        )
+        held, settings = prepared.evaluation["source_val"], stage.trainer
+        rows = EvalLoader(held, settings.eval_batch_size, stage.augment, device, settings.eval_rows)
         right = [model(batch.x).logits.argmax(1) == batch.y for batch in rows]
         model.cpu()
     return float(torch.cat(right).float().mean())
