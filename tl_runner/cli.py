@@ -107,12 +107,17 @@ def _folder_name(overrides: str) -> str:
 def _job(config: Any) -> None:
     """One job of Hydra's: a run."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     from .parts import expand
     from .run import run
 
     plain: Any = OmegaConf.to_container(config, resolve=True)
+    if plain["report"].get("write") == "auto":
+        trial = plain["trainer"].get("eval_rows") is not None
+        single = HydraConfig.get().mode == RunMode.RUN and not trial
+        plain["report"]["write"] = "always" if single else "never"
     run(expand(plain), Path(HydraConfig.get().runtime.output_dir))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import json
 import typing
@@ -14,9 +15,11 @@ from .parts import of_extra
 
 ROOT = (
     *("data", "model", "method", "tuning", "optim", "augment", "trainer"),
-    *("validators", "metrics", "recipe", "init_from", "init_parts", "paths", "seed"),
+    *("validators", "metrics", "recipe", "report", "predictions"),
+    *("init_from", "init_parts", "paths", "seed"),
 )
 PARTS = ("backbone", "neck", "head")
+PREDICTIONS = ("none", "csv", "parquet")
 STAGE = ("method", "tuning", "optim", "augment", "trainer", "epochs")
 
 # Arguments that the runner gives, by the node's place in the config.
@@ -41,6 +44,12 @@ def check_root(config: Mapping[str, Any]) -> list[str]:
     parts = config.get("init_parts")
     if not isinstance(parts, list) or not parts or not set(map(str, parts)) <= set(PARTS):
         problems.append(f"init_parts: expected some of {', '.join(PARTS)}, got {parts!r}")
+    wanted = config.get("predictions")
+    if wanted not in PREDICTIONS:
+        hint = nearest(wanted, PREDICTIONS) if isinstance(wanted, str) else ""
+        problems.append(f"predictions: expected {', '.join(PREDICTIONS)}, got {wanted!r}{hint}")
+    elif wanted == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        problems.append("predictions=parquet needs pyarrow: pip install 'tl-runner[parquet]', or write csv")
     stages = (config.get("recipe") or {}).get("stages")
     if not isinstance(stages, Mapping) or not stages:
         return [*problems, "recipe.stages: expected at least one stage"]
@@ -108,6 +117,7 @@ def _kinds() -> dict[str, Any]:
     from .methods.base import Method
     from .nn.model import Model
     from .optim import Optim
+    from .reporting import Reporting
     from .trainer import TrainerSettings
     from .tuning import Tuning
 
@@ -121,6 +131,7 @@ def _kinds() -> dict[str, Any]:
         "augment": Augment,
         "augment.views.*": View,
         "trainer": TrainerSettings,
+        "report": Reporting,
         "metrics.*": Metric,
         # Anything of the right shape: what matters is that it can be called, or read from.
         "data.reader": "read",
@@ -134,7 +145,7 @@ _PLACES = frozenset(
     [
         *("data", "data.reader", "model", "model.backbone", "method", "tuning", "trainer"),
         *("optim", "optim.optimizer", "optim.schedule", "augment", "augment.views.*"),
-        *("validators.*", "metrics.*"),
+        *("validators.*", "metrics.*", "report"),
     ]
 )
 

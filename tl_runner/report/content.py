@@ -1,0 +1,367 @@
+"""What a run's report says: for each stage its figures, tables and sentences."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ..errors import reason
+from . import curves, figures
+from .embedding import Embedding, embed, scatter
+from .outputs import StageOutputs
+from .style import png
+from .summary import number, picked_by
+
+log = logging.getLogger(__name__)
+
+CONFUSED = 15
+"""Classes that a confusion matrix shows at most."""
+COLOURED = 8
+"""Classes that have a colour where there are more than ten."""
+LISTED = 40
+"""Classes in the figure of accuracies per class at most."""
+
+
+@dataclass
+class Shown:
+    """A figure, or the reason why there is none."""
+
+    key: str
+    title: str
+    text: str
+    png: bytes = b""
+    alt: str = ""
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def source(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+
+
+@dataclass
+class Row:
+    """A sample looked at by itself: what it is taken for, and what it is."""
+
+    name: str
+    domain: str
+    predicted: str
+    probability: float
+    true: str | None = None
+    true_probability: float = math.nan
+    source: str = ""
+
+
+@dataclass
+class Section:
+    """One stage."""
+
+    name: str
+    method: str
+    picks: list[list[str]]
+    metrics: list[str]
+    figures: list[Shown] = field(default_factory=list)
+    confusions: list[figures.Confusion] = field(default_factory=list)
+    classes: list[list[str]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    labelled: bool = True
+    about: list[str] = field(default_factory=list)
+    cost: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Stage:
+    """Writes one stage's section.
+
+    Args:
+        results: of the stage, as in `results.json`. history: a row per epoch.
+        outputs: what the run kept of it, or the sentence why there is nothing.
+        how: the embedding. places: embeddings made so far, by their features; shared by all stages.
+        tell: is told what is being made.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        results: Mapping[str, Any],
+        history: pd.DataFrame,
+        outputs: StageOutputs | str,
+        how: Embedding,
+        places: dict[bytes, figures.Floats],
+        tell: Callable[[str], None],
+    ) -> None:
+        self.name, self.results, self.history, self.outputs = name, results, history, outputs
+        self.how, self.places, self.tell = how, places, tell
+        metrics = list(results["picks"]["last"]["target"])
+        self.section = Section(
+            name,
+            results["method"],
+            [
+                [pick, str(found["epoch"]), *(_metric(m, found["target"].get(m)) for m in metrics), picked_by(pick)]
+                for pick, found in results["picks"].items()
+            ],
+            metrics,
+            cost=_cost(results),
+        )
+
+    def write(self) -> Section:
+        """The section."""
+        self._curves()
+        if isinstance(self.outputs, str):
+            self.section.about.append(self.outputs)
+        else:
+            self._predictions(self.outputs)
+        return self.section
+
+    def _draw(self, key: str, title: str, text: str, alt: str, make: Callable[[], Figure]) -> None:
+        """Add a figure; one that cannot be drawn shall not cost the others."""
+        self.tell(title)
+        try:
+            made = make()
+            drawn = png(made)
+            with Image.open(io.BytesIO(drawn)) as opened:
+                shown = Shown(key, title, text, drawn, alt, opened.size)
+        except Exception as error:
+            log.warning("report: the figure '%s' of stage %s cannot be drawn: %s", key, self.name, reason(error))
+            shown = Shown(key, title, f"Not drawn: {reason(error)}.")
+        self.section.figures.append(shown)
+
+    def _curves(self) -> None:
+        epochs = [int(epoch) for epoch in self.history["epoch"]]
+        if not epochs:
+            return
+
+        def column(name: str) -> curves.Curve | None:
+            return self.history[name].to_numpy(dtype=float) if name in self.history else None
+
+        def named(prefix: str) -> dict[str, curves.Curve]:
+            return {
+                c.removeprefix(prefix): self.history[c].to_numpy(dtype=float)
+                for c in self.history
+                if c.startswith(prefix)
+            }
+
+        picks = [
+            curves.Picked(name, int(found["epoch"]), _value(found["target"].get("accuracy")))
+            for name, found in self.results["picks"].items()
+        ]
+        target, source = column("test/accuracy"), column("val/source_val")
+        self._draw(
+            "selection",
+            "Accuracy over epochs, and which epoch each criterion picks",
+            "The oracle picks by the target's labels, as most papers do; no other criterion sees them."
+            if any(p.seeing for p in picks)
+            else "No criterion sees a label of the target.",
+            "; ".join(f"{p.name} picks epoch {p.epoch}" for p in picks),
+            lambda: curves.selection(epochs, target, source, picks),
+        )
+        if losses := named("loss/"):
+            self._draw(
+                "losses",
+                "Losses",
+                "Mean of each loss over an epoch, already weighted.",
+                "; ".join(f"{n} ends at {v[-1]:.3g}" for n, v in losses.items()),
+                lambda: curves.panels(epochs, losses),
+            )
+        if validators := named("val/"):
+            self._draw(
+                "validators",
+                "Validators",
+                "Estimates of the target accuracy without its labels; higher is better. A ring marks the epoch "
+                "that each picks.",
+                "; ".join(f"{n} ends at {v[-1]:.3g}" for n, v in validators.items()),
+                lambda: curves.panels(epochs, validators, {p.name: p.epoch for p in picks}),
+            )
+
+    def _predictions(self, outputs: StageOutputs) -> None:
+        about = outputs.about
+        where = {"target": "of the target", "source_val": "held out of the source"}.get(about.rows, "held out")
+        count = f"{len(outputs.predicted)}" + (
+            f" of {about.total}" if about.total > len(outputs.predicted) else ""
+        )
+        checkpoint = "the last epoch" if about.checkpoint == "last" else f"the pick of {about.checkpoint}"
+        self.section.about.append(
+            f"All that follows is of {checkpoint} (epoch {about.epoch}), on {count} rows {where}: "
+            f"{', '.join(about.domains)}."
+        )
+        if outputs.y is None:
+            self.section.labelled = False
+            self.section.about.append(
+                "These rows have no labels: there is no confusion matrix, no accuracy per class and no "
+                "reliability diagram."
+            )
+            self._draw(
+                "confidence",
+                "Confidence",
+                "The largest probability of each row.",
+                f"mean {outputs.confidence.mean():.2f}",
+                lambda: figures.confidences(outputs.confidence),
+            )
+        else:
+            self._labelled(outputs, outputs.y)
+        self._embedding(outputs)
+        self.section.rows = _rows(outputs)
+
+    def _labelled(self, outputs: StageOutputs, y: figures.Ints) -> None:
+        classes = outputs.about.classes
+        table = figures.counts(y, outputs.predicted, len(classes))
+        rows, right = table.sum(1), outputs.predicted == y
+        self.section.confusions = figures.confusions(table, classes)
+        some = (
+            f" {CONFUSED} of {len(classes)} classes: those of the largest confusions; “any other” adds up the rest."
+            if len(classes) > CONFUSED
+            else ""
+        )
+        self._draw(
+            "confusion",
+            "Confusion matrix",
+            f"Percent of each true class's rows.{some}",
+            f"{100 * right.mean():.1f} percent of all rows are on the diagonal",
+            lambda: figures.confusion(table, classes, CONFUSED),
+        )
+        after = _per_class(table)
+        named, before, text = "before", None, "No earlier model to compare with: the head was untrained."
+        if outputs.predicted_baseline is not None:
+            known = outputs.predicted_baseline >= 0
+            named = f"baseline {outputs.about.baseline}"
+            before = _per_class(figures.counts(y[known], outputs.predicted_baseline[known], len(classes)))
+            text = f"From the baseline, the run {outputs.about.baseline}, to this run."
+        elif outputs.predicted_before is not None:
+            before = _per_class(figures.counts(y, outputs.predicted_before, len(classes)))
+            text = "From the model that the stage started with to the one it left."
+        present = int((rows > 0).sum())
+        if present > LISTED:
+            text += f" {LISTED} of {present} classes: both ends of the order."
+        self._draw(
+            "classes",
+            "Accuracy of each class",
+            text,
+            f"mean over classes {100 * np.nanmean(after):.1f} percent",
+            lambda: figures.per_class(after, before, rows, classes, named, LISTED),
+        )
+        self.section.classes = _class_table(table, classes, before)
+        self._draw(
+            "reliability",
+            "Reliability",
+            "A calibrated model is right as often as it is confident. ECE is the mean gap over the rows.",
+            f"expected calibration error {figures.calibration(outputs.confidence, right).ece:.3f}",
+            lambda: figures.reliability(outputs.confidence, right),
+        )
+
+    def _embedding(self, outputs: StageOutputs) -> None:
+        if self.how == "none" or not len(outputs.features):
+            return
+        about, sources = outputs.about, len(outputs.source_y)
+        name = {"tsne": "t-SNE", "umap": "UMAP"}[self.how]
+        labels = outputs.predicted if outputs.y is None else outputs.y
+        label = np.concatenate([outputs.source_y, labels[outputs.sample]])
+        domains = [*about.source_domains, *about.domains]
+        domain = np.concatenate([outputs.source_domain, outputs.domain[outputs.sample] + len(about.source_domains)])
+        coloured, some = list(range(len(about.classes))), ""
+        if len(coloured) > 10:
+            if outputs.y is None:
+                most = np.argsort(-np.bincount(labels, minlength=len(coloured)), kind="stable")[:COLOURED]
+                coloured, some = sorted(int(k) for k in most), f" Coloured: the {COLOURED} most frequent classes."
+            else:
+                table = figures.counts(outputs.y, outputs.predicted, len(coloured))
+                coloured, some = figures.most_confused(table, COLOURED), f" Coloured: the {COLOURED} most confused classes."
+        text = f"{name} of {len(outputs.sample)} of {len(outputs.predicted)} evaluated rows"
+        text += f" and {sources} of {about.source_rows} source rows (pale on the right), drawn at random." if sources else "."
+        text += some + (" Colours of the target are predictions." if outputs.y is None else "")
+        text += " Neighbours stay neighbours; distances between groups mean little."
+
+        def make() -> Figure:
+            places = []
+            for title, features in (("before", outputs.features_before), ("after", outputs.features)):
+                key = features.tobytes()
+                if key not in self.places:
+                    self.tell(f"{name} of the features {title} stage {self.name}")
+                    self.places[key] = embed(features.astype(np.float32), self.how)
+                places.append((title, self.places[key]))
+            of_target = np.arange(len(about.source_domains), len(domains))
+            return scatter(places, domain, domains, label, about.classes, coloured, of_target)
+
+        self._draw("features", "Features before and after", text, "rows in the plane", make)
+
+
+def _rows(outputs: StageOutputs) -> list[Row]:
+    about = outputs.about
+    pictures = outputs.thumbnails
+    found = []
+    for i, row in enumerate(outputs.shown):
+        k, p = int(outputs.predicted[row]), outputs.probabilities[i]
+        true = None if outputs.y is None else int(outputs.y[row])
+        found.append(
+            Row(
+                about.names[row],
+                about.domains[outputs.domain[row]],
+                about.classes[k],
+                float(p[k]),
+                None if true is None else about.classes[true],
+                math.nan if true is None else float(p[true]),
+                "" if pictures is None else _picture(pictures[i]),
+            )
+        )
+    return found
+
+
+def _picture(pixels: Any) -> str:
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _per_class(table: figures.Ints) -> figures.Floats:
+    """(K,) accuracies; NaN for a class without rows."""
+    rows = table.sum(1)
+    return np.where(rows > 0, np.diag(table) / np.maximum(rows, 1), np.nan)
+
+
+def _class_table(table: figures.Ints, classes: list[str], before: figures.Floats | None) -> list[list[str]]:
+    """Class, rows, accuracy before (recall), accuracy after, precision, F1."""
+    right, rows, taken = np.diag(table), table.sum(1), table.sum(0)
+    lines = []
+    for k, name in enumerate(classes):
+        recall = right[k] / rows[k] if rows[k] else math.nan
+        precision = right[k] / taken[k] if taken[k] else math.nan
+        f1 = 2 * right[k] / (rows[k] + taken[k]) if rows[k] + taken[k] else math.nan
+        shares = [recall, precision, f1] if before is None else [before[k], recall, precision, f1]
+        lines.append([name, str(rows[k]), *(_percent(share) for share in shares)])
+    return lines
+
+
+def _cost(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    timing = results["timing"]
+    found = [("epochs", str(results["epochs"]))]
+    for key, what, unit in (
+        ("seconds", "time", "s"),
+        ("train_seconds", "of it training", "s"),
+        ("samples_per_second", "samples per second", ""),
+        ("peak_memory_mb", "peak memory", "MB"),
+    ):
+        if key in timing:
+            found.append((what, f"{timing[key]:,.1f} {unit}".strip()))
+    for part, (train, total) in results.get("parameters", {}).items():
+        found.append((f"parameters of the {part}", f"{total:,}, of which {train:,} train"))
+    return found
+
+
+def _value(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}" if math.isfinite(share) else "–"
+
+
+def _metric(name: str, value: Any) -> str:
+    return "–" if value is None or not math.isfinite(value) else number(name, value)
