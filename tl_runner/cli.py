@@ -111,14 +111,22 @@ def _job(config: Any) -> None:
     from omegaconf import OmegaConf
 
     from .parts import expand
-    from .run import run
+    from .status import recorded
 
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    if plain["report"].get("write") == "auto":
-        trial = plain["trainer"].get("eval_rows") is not None
-        single = HydraConfig.get().mode == RunMode.RUN and not trial
-        plain["report"]["write"] = "always" if single else "never"
-    run(expand(plain), Path(HydraConfig.get().runtime.output_dir))
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with recorded(folder):
+        from .run import run
+
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        _decide_report(plain, HydraConfig.get().mode == RunMode.MULTIRUN)
+        run(expand(plain), folder)
+
+
+def _decide_report(config: dict[str, Any], multirun: bool) -> None:
+    """What `report=auto` means: a page for a single run that evaluates all its rows."""
+    report, trial = config["report"], config["trainer"].get("eval_rows") is not None
+    if isinstance(report, dict) and report.get("write") == "auto":
+        report["write"] = "never" if multirun or trial else "always"
 
 
 if __name__ == "__main__":

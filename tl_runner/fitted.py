@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .data.store import replace_text
+from .files import replace_text
 from .module import Row
 from .nn.model import Model
 from .trained import load

@@ -23,6 +23,16 @@ def methods(config: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
             yield f"recipe.stages.{name}.method", stage["method"]
 
 
+def named(node: Node) -> str:
+    """What results call the method of a node: `cdan`, `cdan+mcc`, `sdat(cdan+mcc)`."""
+    # A method is one word for file, class and YAML; in a file of several classes, the class.
+    module, _, name = str(node["_target_"]).rpartition(".")
+    word = module.rpartition(".")[2]
+    word = word if word.replace("_", "").lower() == name.lower() else name
+    inside = f"({named(node['method'])})" if isinstance(node.get("method"), dict) else ""
+    return "+".join([word + inside, *(node.get("extra") or {})])
+
+
 def check_names(config: Mapping[str, Any], known: Collection[str]) -> list[str]:
     """Problems of the names that method nodes use, `known` being the methods there are."""
     problems = []

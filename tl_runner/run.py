@@ -27,13 +27,13 @@ from .callbacks import as_csv
 from .data.augment import Augment
 from .data.domains import Prepared
 from .data.loader import key
-from .data.store import replace_text
 from .errors import DataError, UserError
 from .evaluation import Finished, finish
+from .files import replace_text
 from .fitted import Fitted, restore, store
 from .methods.combined import Builder, Combined, Extra, classes
 from .nn.model import Model
-from .parts import of_extra
+from .parts import named, of_extra
 from .report.summary import show, where
 from .reporting import Reporting
 from .schema import check
@@ -68,6 +68,8 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     check(config)
     _keep_memory()
     folder.mkdir(parents=True, exist_ok=True)
+    # Another run's results in this folder would pass for this one's.
+    (folder / "results.json").unlink(missing_ok=True)
     replace_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     stages = {name: _stage(name, config) for name in config["recipe"]["stages"]}
     _check_start(stages, config["init_from"])
@@ -281,17 +283,7 @@ def _joined(names: Any) -> str:
 
 def _method_name(config: Config, stage: str) -> str:
     node = (config["recipe"]["stages"][stage] or {}).get("method") or config["method"]
-    return _named(node)
-
-
-def _named(node: Config) -> str:
-    """`cdan`, `cdan+mcc`, `sdat(cdan+mcc)`."""
-    # A method is one word for file, class and YAML; in a file of several classes, the class.
-    module, _, name = str(node["_target_"]).rpartition(".")
-    word = module.rpartition(".")[2]
-    word = word if word.replace("_", "").lower() == name.lower() else name
-    inside = f"({_named(node['method'])})" if isinstance(node.get("method"), dict) else ""
-    return "+".join([word + inside, *(node.get("extra") or {})])
+    return named(node)
 
 
 def _story(fitted: Fitted) -> dict[str, Any]:
