@@ -23,6 +23,7 @@ tlrun: transfer-learning and domain-adaptation experiments from config files
   tlrun -m method=source_only,mmd,dann seed=0,1,2          every combination
   tlrun list [methods|data|models|...]         what can be chosen, with citations
   tlrun resume RUN_DIR                         go on with a killed run
+  tlrun predict RUN_DIR [--pick im]            what its checkpoint says of each sample, as CSV or Parquet
 
   --cfg job             print the composed config and stop
   -m, --multirun        run every combination of comma-separated values
@@ -33,10 +34,10 @@ Groups (GROUP=OPTION):
 {groups}
 
 Results go to outputs/<date>/<time>/ (multirun/<date>/<time>/<overrides>/ with -m): results.json,
-metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/.
+metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/, and after a single run report.html.
 """
 
-COMMANDS = ("list", "resume")
+COMMANDS = ("list", "predict", "resume")
 """`tlrun COMMAND ...`: each a module of `commands` with `main(arguments, own)`, `own` being the user's own
 config folders."""
 

@@ -70,8 +70,10 @@ class Finished:
         """The file of the weights that a criterion picked.
 
         Raises:
-            UserError: if there is none.
+            UserError: if there is no such stage or checkpoint.
         """
+        if stage not in self.stages:
+            raise UserError(f"the run has no stage '{stage}'{nearest(stage, self.stages)}")
         folder = self.folder / "checkpoints" / stage
         known = {file.stem: file for file in sorted(folder.glob("*.ckpt"))}
         if pick not in known:
@@ -124,7 +126,9 @@ class View:
             DataError: if it does not fit.
         """
         method = self.stage.method(model, self.data.info)
-        state = {k.removeprefix("method."): v for k, v in read_weights(file).items() if k.startswith("method.")}
+        state = {
+            k.removeprefix("method."): v for k, v in read_weights(file).items() if k.startswith("method.")
+        }
         try:
             method.load_state_dict(state)
         except RuntimeError as error:
@@ -189,9 +193,7 @@ def observe(run: Finished, reporting: Reporting, name: str, model: Model) -> Sta
         shown=shown,
         probabilities=torch.cat(probabilities).numpy() if len(shown) else np.zeros((0, len(classes))),
         y=y,
-        predicted_before=before.predicted
-        if run.head_trained or name != next(iter(run.stages))
-        else None,
+        predicted_before=before.predicted if run.head_trained or name != next(iter(run.stages)) else None,
         thumbnails=_thumbnails(_subset(rows, shown)),
     )
     if reporting.baseline is not None:
@@ -248,9 +250,7 @@ class _Look:
     features: npt.NDArray[np.float32]
 
 
-def _look(
-    seen: View, predict: Predict, rows: Rows, count: int, sample: Array, source: Rows | None
-) -> _Look:
+def _look(seen: View, predict: Predict, rows: Rows, count: int, sample: Array, source: Rows | None) -> _Look:
     """Every row's prediction; features of the sample alone, which bounds the memory."""
     predicted, confidence = np.zeros(count, np.int64), np.zeros(count, np.float32)
     wanted = np.isin(np.arange(count), sample)
@@ -326,7 +326,9 @@ def predict(run: Finished, name: str, pick: str) -> Iterator[predictions.Part]:
             }
 
 
-def write_predictions(run: Finished, name: str, pick: str, kind: predictions.Format, file: Path | None = None) -> Path:
+def write_predictions(
+    run: Finished, name: str, pick: str, kind: predictions.Format, file: Path | None = None
+) -> Path:
     """Predictions of a stage's checkpoint, by default as `predictions/<stage>-<pick>.<format>`.
 
     Raises:
@@ -357,10 +359,25 @@ def finish(run: Finished, reporting: Reporting, wanted: str) -> None:
     """
     last = list(run.stages)[-1]
     try:
-        if wanted in predictions.FORMATS:
-            write_predictions(run, last, _pick(run, last, reporting.checkpoint), wanted)
-        if reporting.write == "always":
-            write_report(run, reporting)
+        with _told_once():
+            if wanted in predictions.FORMATS:
+                write_predictions(run, last, _pick(run, last, reporting.checkpoint), wanted)
+            if reporting.write == "always":
+                write_report(run, reporting)
     except Exception as error:
         log.warning("the run is done, but not what it leaves to be looked at: %s", reason(error))
         log.debug("", exc_info=True)
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """What the run has said of its parts, it need not say again."""
+    package, own = logging.getLogger(__package__), log
+    levels = package.level, own.level
+    package.setLevel(logging.WARNING)
+    own.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.setLevel(levels[0])
+        own.setLevel(levels[1])

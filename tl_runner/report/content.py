@@ -28,6 +28,8 @@ CONFUSED = 15
 """Classes that a confusion matrix shows at most."""
 COLOURED = 8
 """Classes that have a colour where there are more than ten."""
+DISPLAYED = 120
+"""Pixels of the page for an inch of a figure."""
 LISTED = 40
 """Classes in the figure of accuracies per class at most."""
 
@@ -45,7 +47,7 @@ class Shown:
 
     @property
     def source(self) -> str:
-        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+        return _inline(self.png, "png")
 
 
 @dataclass
@@ -53,7 +55,6 @@ class Row:
     """A sample looked at by itself: what it is taken for, and what it is."""
 
     name: str
-    domain: str
     predicted: str
     probability: float
     true: str | None = None
@@ -69,12 +70,13 @@ class Section:
     method: str
     picks: list[list[str]]
     metrics: list[str]
+    curves: list[Shown] = field(default_factory=list)
+    about: list[str] = field(default_factory=list)
     figures: list[Shown] = field(default_factory=list)
     confusions: list[figures.Confusion] = field(default_factory=list)
     classes: list[list[str]] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     labelled: bool = True
-    about: list[str] = field(default_factory=list)
     cost: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -105,7 +107,12 @@ class Stage:
             name,
             results["method"],
             [
-                [pick, str(found["epoch"]), *(_metric(m, found["target"].get(m)) for m in metrics), picked_by(pick)]
+                [
+                    pick,
+                    str(found["epoch"]),
+                    *(_metric(m, found["target"].get(m)) for m in metrics),
+                    picked_by(pick),
+                ]
                 for pick, found in results["picks"].items()
             ],
             metrics,
@@ -121,18 +128,21 @@ class Stage:
             self._predictions(self.outputs)
         return self.section
 
-    def _draw(self, key: str, title: str, text: str, alt: str, make: Callable[[], Figure]) -> None:
+    def _draw(
+        self, into: list[Shown], key: str, title: str, text: str, alt: str, make: Callable[[], Figure]
+    ) -> None:
         """Add a figure; one that cannot be drawn shall not cost the others."""
         self.tell(title)
         try:
             made = make()
             drawn = png(made)
-            with Image.open(io.BytesIO(drawn)) as opened:
-                shown = Shown(key, title, text, drawn, alt, opened.size)
+            width, height = (round(DISPLAYED * inches) for inches in made.get_size_inches())
+            into.append(Shown(key, title, text, drawn, alt, (width, height)))
         except Exception as error:
-            log.warning("report: the figure '%s' of stage %s cannot be drawn: %s", key, self.name, reason(error))
-            shown = Shown(key, title, f"Not drawn: {reason(error)}.")
-        self.section.figures.append(shown)
+            log.warning(
+                "report: the figure '%s' of stage %s cannot be drawn: %s", key, self.name, reason(error)
+            )
+            into.append(Shown(key, title, f"Not drawn: {reason(error)}."))
 
     def _curves(self) -> None:
         epochs = [int(epoch) for epoch in self.history["epoch"]]
@@ -155,6 +165,7 @@ class Stage:
         ]
         target, source = column("test/accuracy"), column("val/source_val")
         self._draw(
+            self.section.curves,
             "selection",
             "Accuracy over epochs, and which epoch each criterion picks",
             "The oracle picks by the target's labels, as most papers do; no other criterion sees them."
@@ -165,6 +176,7 @@ class Stage:
         )
         if losses := named("loss/"):
             self._draw(
+                self.section.curves,
                 "losses",
                 "Losses",
                 "Mean of each loss over an epoch, already weighted.",
@@ -173,6 +185,7 @@ class Stage:
             )
         if validators := named("val/"):
             self._draw(
+                self.section.curves,
                 "validators",
                 "Validators",
                 "Estimates of the target accuracy without its labels; higher is better. A ring marks the epoch "
@@ -183,13 +196,15 @@ class Stage:
 
     def _predictions(self, outputs: StageOutputs) -> None:
         about = outputs.about
-        where = {"target": "of the target", "source_val": "held out of the source"}.get(about.rows, "held out")
+        where = {"target": "of the target", "source_val": "held out of the source"}.get(
+            about.rows, "held out"
+        )
         count = f"{len(outputs.predicted)}" + (
             f" of {about.total}" if about.total > len(outputs.predicted) else ""
         )
         checkpoint = "the last epoch" if about.checkpoint == "last" else f"the pick of {about.checkpoint}"
         self.section.about.append(
-            f"All that follows is of {checkpoint} (epoch {about.epoch}), on {count} rows {where}: "
+            f"What follows is of {checkpoint} (epoch {about.epoch}), on {count} rows {where}: "
             f"{', '.join(about.domains)}."
         )
         if outputs.y is None:
@@ -199,6 +214,7 @@ class Stage:
                 "reliability diagram."
             )
             self._draw(
+                self.section.figures,
                 "confidence",
                 "Confidence",
                 "The largest probability of each row.",
@@ -221,6 +237,7 @@ class Stage:
             else ""
         )
         self._draw(
+            self.section.figures,
             "confusion",
             "Confusion matrix",
             f"Percent of each true class's rows.{some}",
@@ -228,7 +245,14 @@ class Stage:
             lambda: figures.confusion(table, classes, CONFUSED),
         )
         after = _per_class(table)
-        named, before, text = "before", None, "No earlier model to compare with: the head was untrained."
+        named, before, text = (
+            "before",
+            None,
+            (
+                "There is nothing to compare with: the stage began with an untrained head, and the run had no "
+                "report.baseline."
+            ),
+        )
         if outputs.predicted_baseline is not None:
             known = outputs.predicted_baseline >= 0
             named = f"baseline {outputs.about.baseline}"
@@ -241,6 +265,7 @@ class Stage:
         if present > LISTED:
             text += f" {LISTED} of {present} classes: both ends of the order."
         self._draw(
+            self.section.figures,
             "classes",
             "Accuracy of each class",
             text,
@@ -249,6 +274,7 @@ class Stage:
         )
         self.section.classes = _class_table(table, classes, before)
         self._draw(
+            self.section.figures,
             "reliability",
             "Reliability",
             "A calibrated model is right as often as it is confident. ECE is the mean gap over the rows.",
@@ -264,19 +290,17 @@ class Stage:
         labels = outputs.predicted if outputs.y is None else outputs.y
         label = np.concatenate([outputs.source_y, labels[outputs.sample]])
         domains = [*about.source_domains, *about.domains]
-        domain = np.concatenate([outputs.source_domain, outputs.domain[outputs.sample] + len(about.source_domains)])
-        coloured, some = list(range(len(about.classes))), ""
-        if len(coloured) > 10:
-            if outputs.y is None:
-                most = np.argsort(-np.bincount(labels, minlength=len(coloured)), kind="stable")[:COLOURED]
-                coloured, some = sorted(int(k) for k in most), f" Coloured: the {COLOURED} most frequent classes."
-            else:
-                table = figures.counts(outputs.y, outputs.predicted, len(coloured))
-                coloured, some = figures.most_confused(table, COLOURED), f" Coloured: the {COLOURED} most confused classes."
-        text = f"{name} of {len(outputs.sample)} of {len(outputs.predicted)} evaluated rows"
-        text += f" and {sources} of {about.source_rows} source rows (pale on the right), drawn at random." if sources else "."
-        text += some + (" Colours of the target are predictions." if outputs.y is None else "")
-        text += " Neighbours stay neighbours; distances between groups mean little."
+        of_rows = outputs.domain[outputs.sample] + len(about.source_domains)
+        domain = np.concatenate([outputs.source_domain, of_rows])
+        coloured, which = self._coloured(outputs)
+        text = [
+            f"{name} of {len(outputs.sample)} of {len(outputs.predicted)} evaluated rows"
+            + (f" and {sources} of {about.source_rows} source rows (pale on the right)" if sources else "")
+            + ", drawn at random.",
+            which,
+            "Target rows have the colour of their predicted class." if outputs.y is None else "",
+            "Neighbours stay neighbours; distances between groups mean little.",
+        ]
 
         def make() -> Figure:
             places = []
@@ -289,7 +313,27 @@ class Stage:
             of_target = np.arange(len(about.source_domains), len(domains))
             return scatter(places, domain, domains, label, about.classes, coloured, of_target)
 
-        self._draw("features", "Features before and after", text, "rows in the plane", make)
+        self._draw(
+            self.section.figures,
+            "features",
+            "Features before and after",
+            " ".join(filter(None, text)),
+            "rows in the plane, before and after, coloured by domain and by class",
+            make,
+        )
+
+    def _coloured(self, outputs: StageOutputs) -> tuple[list[int], str]:
+        """Classes that have a colour, and a sentence that says which."""
+        classes = len(outputs.about.classes)
+        if classes <= 10:
+            return list(range(classes)), ""
+        if outputs.y is None:
+            often = np.argsort(-np.bincount(outputs.predicted, minlength=classes), kind="stable")
+            return sorted(
+                int(k) for k in often[:COLOURED]
+            ), f"Coloured: the {COLOURED} most predicted classes."
+        table = figures.counts(outputs.y, outputs.predicted, classes)
+        return figures.most_confused(table, COLOURED), f"Coloured: the {COLOURED} most confused classes."
 
 
 def _rows(outputs: StageOutputs) -> list[Row]:
@@ -301,8 +345,7 @@ def _rows(outputs: StageOutputs) -> list[Row]:
         true = None if outputs.y is None else int(outputs.y[row])
         found.append(
             Row(
-                about.names[row],
-                about.domains[outputs.domain[row]],
+                _place(about.names[row], about.domains, int(outputs.domain[row])),
                 about.classes[k],
                 float(p[k]),
                 None if true is None else about.classes[true],
@@ -313,11 +356,20 @@ def _rows(outputs: StageOutputs) -> list[Row]:
     return found
 
 
+def _place(name: str, domains: list[str], domain: int) -> str:
+    """A sample's name, with its domain where that is not clear."""
+    return name if len(domains) == 1 or name.startswith(domains[domain]) else f"{domains[domain]}: {name}"
+
+
 def _picture(pixels: Any) -> str:
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    image.save(stream, "JPEG", quality=88)
+    return _inline(stream.getvalue(), "jpeg")
+
+
+def _inline(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _per_class(table: figures.Ints) -> figures.Floats:

@@ -45,7 +45,7 @@ def panels(
         epochs: (E,). curves: (E,) each, NaN where there is no value.
         picks: the epoch that a curve of this name chose.
     """
-    columns = min(len(curves), 3 if len(curves) <= 9 else 4)
+    columns = min(len(curves), 3 if len(curves) in (5, 6, 9) else 4)
     rows = -(-len(curves) // columns)
     made = figure(1.55 * rows + 0.25)
     grid = made.subplots(rows, columns, squeeze=False, sharex=True)
@@ -55,7 +55,15 @@ def panels(
         if chosen in epochs:
             value = values[list(epochs).index(chosen)]
             axes.axvline(chosen, color=INK, linewidth=0.9, linestyle=":")
-            axes.plot([chosen], [value], "o", markersize=9, markerfacecolor="none", markeredgecolor=INK)
+            axes.plot(
+                [chosen],
+                [value],
+                "o",
+                markersize=9,
+                markerfacecolor="none",
+                markeredgecolor=INK,
+                clip_on=False,
+            )
         axes.set_title(short(name, 28 if columns < 4 else 20))
         axes.margins(y=0.15)
         if not np.isfinite(values).any():
@@ -65,7 +73,7 @@ def panels(
     for column in range(columns):  # The lowest panel of each column.
         lowest = max(i for i in range(len(curves)) if i % columns == column)
         grid.flat[lowest].tick_params(labelbottom=True)
-        whole_epochs(grid.flat[lowest], max(epochs))
+        whole_epochs(grid.flat[lowest], max(epochs), ticks=20 // columns)
     return made
 
 
@@ -114,7 +122,9 @@ def selection(
     below.set_ylim(len(picks) - 0.4, -0.6)
     if any(p.seeing for p in picks):
         below.axhline(sum(not p.seeing for p in picks) - 0.5, color=FAINT, linewidth=0.8)
-    below.set_title("picked epoch, and the target accuracy there (%)" if target is not None else "picked epoch")
+    below.set_title(
+        "picked epoch, and the target accuracy there (%)" if target is not None else "picked epoch"
+    )
     whole_epochs(below, max(epochs))
     return made
 

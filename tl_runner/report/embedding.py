@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import COLOURS, FAINT, MARKERS, figure, short
+from .style import COLOURS, MARKERS, SOURCE, TARGET, figure, short
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
@@ -47,7 +47,8 @@ def embed(features: Floats, how: Embedding, seed: int = 0) -> Floats:
     else:
         from sklearn.manifold import TSNE
 
-        reducer = TSNE(init="pca", perplexity=min(30, (len(x) - 1) / 3), random_state=seed)
+        # Half of the usual iterations: later ones only spread the groups further.
+        reducer = TSNE(init="pca", perplexity=min(30, (len(x) - 1) / 3), max_iter=500, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         placed: Floats = reducer.fit_transform(x)
@@ -76,8 +77,8 @@ def scatter(
     of_target = np.isin(domain, target)
     for (by_domain, by_class), (title, xy) in zip(grid, places, strict=True):
         for d, name in enumerate(domains):
-            marker = "^" if d in target else "o"
-            _dots(by_domain, xy[domain == d], COLOURS[d % len(COLOURS)], marker, short(name))
+            colour, marker = _domain_look(d, target)
+            _dots(by_domain, xy[domain == d], colour, marker, short(name))
         by_domain.set_title(f"{title}: by domain")
         others = ~np.isin(label, coloured)
         if others.any():
@@ -96,13 +97,35 @@ def scatter(
     for axes, columns in zip(grid[-1], (2, 3), strict=True):
         handles, names = axes.get_legend_handles_labels()
         axes.legend(
-            handles, names, loc="upper left", bbox_to_anchor=(-0.02, -0.02), ncols=columns, markerscale=1.6,
-            handletextpad=0.1, columnspacing=0.8,
+            handles,
+            names,
+            loc="upper left",
+            bbox_to_anchor=(-0.02, -0.02),
+            ncols=columns,
+            markerscale=1.6,
+            handletextpad=0.1,
+            columnspacing=0.8,
         )
     return made
 
 
+def _domain_look(d: int, target: Ints) -> tuple[str, str]:
+    """Colour and marker: targets are round, and the first of them has the colour of the target's curves."""
+    if d in target:
+        place = int(np.flatnonzero(target == d)[0])
+        return (TARGET, COLOURS[9], COLOURS[4])[place % 3], "o"
+    return (SOURCE, COLOURS[1], COLOURS[5], COLOURS[8])[d % 4], "^sDv"[d % 4]
+
+
 def _dots(axes: Axes, xy: Floats, colour: str, marker: str, label: str | None, alpha: float = 0.75) -> None:
     axes.scatter(
-        xy[:, 0], xy[:, 1], s=9, c=colour, marker=marker, alpha=alpha, linewidths=0, label=label, rasterized=True
+        xy[:, 0],
+        xy[:, 1],
+        s=9,
+        c=colour,
+        marker=marker,
+        alpha=alpha,
+        linewidths=0,
+        label=label,
+        rasterized=True,
     )

@@ -83,8 +83,11 @@ def confusion(table: Ints, classes: Sequence[str], most: int = 15) -> Figure:
             value = percent[i, j]
             text = f"{value:.0f}" if value >= 0.5 else "<1"
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if value > 55 else INK)
-    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(kept)), [f"{short(classes[k])}  ({n})" for k, n in zip(kept, rows, strict=True)])
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, columns)) > 4 else {}
+    axes.set_xticks(range(len(columns)), columns, **turned)  # type: ignore[arg-type]
+    axes.set_yticks(
+        range(len(kept)), [f"{short(classes[k])}  ({n})" for k, n in zip(kept, rows, strict=True)]
+    )
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class (rows)")
     axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
@@ -105,7 +108,12 @@ def extremes(change: Floats, most: int) -> list[int]:
 
 
 def per_class(
-    after: Floats, before: Floats | None, rows: Ints, classes: Sequence[str], named: str = "before", most: int = 40
+    after: Floats,
+    before: Floats | None,
+    rows: Ints,
+    classes: Sequence[str],
+    named: str = "before",
+    most: int = 40,
 ) -> Figure:
     """Accuracy of each class, and the change from before where that is known.
 
@@ -124,17 +132,26 @@ def per_class(
         axes.barh(places, now, color=TARGET, height=0.66)
     else:
         then = 100 * before[kept]
-        better = now >= then
-        axes.hlines(places, then, now, color=np.where(better, TARGET, SEEING), linewidth=2)
+        axes.hlines(places, then, now, color=np.where(now < then, SEEING, TARGET), linewidth=2)
         axes.plot(then, places, "o", color=FAINT, markerfacecolor="white", markersize=5.5, label=named)
-        for mask, marker, colour, label in ((better, ">", TARGET, "as good or better"), (~better, "<", SEEING, "worse")):
-            axes.plot(now[mask], places[mask], marker, color=colour, markersize=6.5, label=f"after: {label}")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.1)
+        for mask, marker, colour, label in (
+            (now > then, ">", TARGET, "better"),
+            (now < then, "<", SEEING, "worse"),
+            (now == then, ".", FAINT, "unchanged"),
+        ):
+            if mask.any():
+                axes.plot(now[mask], places[mask], marker, color=colour, markersize=6.5, label=label)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, borderaxespad=0.1)
     for place, k in enumerate(kept):
         value = round(100 * (after[k] if before is None else after[k] - before[k]))
         text = str(value) if before is None or not value else f"{value:+d}".replace("-", "−")
         axes.annotate(
-            text, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, annotation_clip=False
+            text,
+            (1.01, place),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8,
+            annotation_clip=False,
         )
     if np.isfinite(after).sum() > len(kept):  # Between the two ends, others are left out.
         axes.axhline(len(kept) // 2 - 0.5, color=FAINT, linewidth=1, linestyle=":")

@@ -110,7 +110,15 @@ def read(file: Path) -> StageOutputs:
             about = About(**json.loads(opened.metadata()["about"]))
         outputs = StageOutputs(about=about, **arrays)
         _check(outputs)
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise DataError(f"{file} does not hold a stage's outputs ({reason(error)})") from error
     return outputs
 

@@ -39,7 +39,9 @@ def write(folder: Path) -> Path:
     """
     run = runs.read(folder)
     if run.results is None:
-        raise DataError(f"{folder}: no report of a run that is {run.status}" + (f" ({run.why})" if run.why else ""))
+        raise DataError(
+            f"{folder}: no report of a run that is {run.status}" + (f" ({run.why})" if run.why else "")
+        )
     results: Any = run.results
     history = run.history()
     how = run.value("report.embedding", "tsne")
@@ -98,7 +100,7 @@ def _save_figures(folder: Path, sections: list[Section]) -> None:
     made = {
         f"{section.name}-{shown.key}.png": shown.png
         for section in sections
-        for shown in section.figures
+        for shown in section.curves + section.figures
         if shown.png
     }
     for file in place.glob("*.png"):
@@ -118,7 +120,7 @@ def _render(results: Mapping[str, Any], sections: list[Section]) -> str:
     )
     told = results.get("environment", {})
     return environment.get_template("page.html.jinja").render(
-        title=f"{sections[-1].method}: {results['data']}",
+        title=f"{sections[-1].method}: {results['data']}".replace(" -> ", " → "),
         results=results,
         sections=sections,
         kept=list(results.get("source_accuracy", {}).items()),
