@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -58,7 +60,10 @@ def preflight(arguments: list[str]) -> None:
             variants.append(
                 [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
             )
-        elif not parsed.is_sweep_override():
+        elif parsed.is_sweep_override():
+            problems += _check_interval(parsed, overrides)
+            variants.append([f"{parsed.get_key_element()}={parsed.value().start}"])  # type: ignore[union-attr]
+        else:
             variants.append([override])
     # Groups first: whether a key exists depends on what was chosen.
     variants.sort(key=lambda v: not _is_group(v[0]))
@@ -93,6 +98,19 @@ def preflight(arguments: list[str]) -> None:
     GlobalHydra.instance().clear()
     if problems:
         raise ConfigError(problems)
+
+
+def _check_interval(parsed: Override, overrides: list[str]) -> list[str]:
+    """Problems of `key=interval(a,b)`."""
+    interval: Any = parsed.value()
+    problems = []
+    if not any(o.startswith(("sweep=", "hydra/sweeper=")) and o != "sweep=grid" for o in overrides):
+        problems.append("an interval is drawn from, not run through: add sweep=random")
+    if not interval.start < interval.end:
+        problems.append(f"expected an interval of rising numbers, got {interval.start} to {interval.end}")
+    if "log" in interval.tags and interval.start <= 0:
+        problems.append(f"a logarithmic interval begins above 0, got {interval.start}")
+    return [f"'{parsed.input_line}': {p}" for p in problems]
 
 
 def _name_shadowed(own: list[Path]) -> None:

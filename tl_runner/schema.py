@@ -15,7 +15,7 @@ from .parts import of_extra
 
 ROOT = (
     *("data", "model", "method", "tuning", "optim", "augment", "trainer"),
-    *("validators", "metrics", "recipe", "report", "predictions"),
+    *("validators", "metrics", "recipe", "report", "predictions", "sweep"),
     *("init_from", "init_parts", "paths", "seed"),
 )
 PARTS = ("backbone", "neck", "head")
@@ -50,6 +50,10 @@ def check_root(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"predictions: expected {', '.join(PREDICTIONS)}, got {wanted!r}{hint}")
     elif wanted == "parquet" and importlib.util.find_spec("pyarrow") is None:
         problems.append("predictions=parquet needs pyarrow: pip install 'tl-runner[parquet]', or write csv")
+    for key, least in (("trials", 1), ("seed", 0)):
+        number = (config.get("sweep") or {}).get(key, least)
+        if not isinstance(number, int) or isinstance(number, bool) or number < least:
+            problems.append(f"sweep.{key}: expected a whole number >= {least}, got {number!r}")
     stages = (config.get("recipe") or {}).get("stages")
     if not isinstance(stages, Mapping) or not stages:
         return [*problems, "recipe.stages: expected at least one stage"]

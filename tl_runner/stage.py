@@ -204,7 +204,7 @@ def _augments(stage: Stage, method: Method, images: bool) -> dict[str, Augment]:
     """As many views of each role as the method reads.
 
     Raises:
-        UserError: if the augmentation draws fewer.
+        UserError: if the augmentation draws fewer, or if vectors are to be cut.
     """
     drawn = len(stage.augment.views)
     for role in method.two_views:
@@ -214,6 +214,12 @@ def _augments(stage: Stage, method: Method, images: bool) -> dict[str, Augment]:
             raise UserError(
                 f"stage {stage.name}: method {type(method).__name__} compares two views of each {role} "
                 f"image, and this augmentation draws {drawn}: set augment=weak_strong or augment=two_views"
+            )
+    for role, mixing in method.mixing.items():
+        if mixing.cutmix and not images:
+            raise UserError(
+                f"stage {stage.name}: method.cutmix pastes pieces of images, and the {role} samples are vectors: "
+                "tuning.cache_features=false keeps images where the backbone is frozen; mixup blends vectors too"
             )
     return {role: stage.augment.first(1 + (role in method.two_views)) for role in method.roles}
 
@@ -239,6 +245,7 @@ def _assemble(
         # Gathering vectors costs less than handing them to a thread.
         workers=stage.workers if images else 0,
         device=device,
+        mixing=method.mixing,
     )
     batch = settings.eval_batch_size
     evaluation = {

@@ -35,7 +35,7 @@ class TrainerSettings:
     eval_batch_size: Count = 256
     eval_rows: Count | None = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    precision: Literal["auto", "32", 32, "bf16", "16", 16] = "auto"
     early_stop: str | None = None
     patience: Count = 5
     log_every: Count = 50
@@ -50,7 +50,7 @@ class TrainerSettings:
     def lightning_precision(self, device: torch.device) -> str:
         if self.precision == "auto":
             return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
-        return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[self.precision]
+        return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[str(self.precision)]
 
     def sizes(self, roles: tuple[str, ...]) -> dict[str, int]:
         """Batch size of each role."""

@@ -199,6 +199,11 @@ class DomainData:
             next(iter(stores.values())).shape,
             {role: len(r) for role, r in roles.items()},
             {role: r.names for role, r in roles.items()},
+            {
+                role: tuple(torch.bincount(r.y, minlength=len(classes)).tolist())
+                for role, r in roles.items()
+                if role != "target"
+            },
         )
         contents = {id(stores[name]): print_ for name, print_ in prints.items()}
         labelled = {

@@ -9,12 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from ..types import HIDDEN, Batch
+from ..types import HIDDEN, Batch, Mixing
 from .augment import Augment
+from .mixing import mixed
 from .store import ArrayStore, Store
 
 
@@ -90,6 +92,7 @@ class StageLoader:
         epoch: tells the current epoch; asked when an epoch's first batch is made.
         workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
         device: where batches are made.
+        mixing: roles whose samples are blended with each other.
     """
 
     def __init__(
@@ -103,10 +106,11 @@ class StageLoader:
         epoch: Callable[[], int],
         workers: int,
         device: torch.device,
+        mixing: Mapping[str, Mixing] | None = None,
     ) -> None:
         self.roles, self.batch_size, self.steps, self.augment = roles, batch_size, steps, augment
         self.seed, self.stage, self.epoch = seed, stage, epoch
-        self.workers, self.device = workers, device
+        self.workers, self.device, self.mixing = workers, device, mixing or {}
 
     def __len__(self) -> int:
         return self.steps
@@ -130,9 +134,12 @@ class StageLoader:
                 else:
                     views = (x,) * len(augment.views)  # Vectors are not augmented.
                 batch = rows.batch(row, views)
-                batches[role] = (
-                    batch if self.device.type == "cpu" else batch.to(self.device, non_blocking=True)
-                )
+                if self.device.type != "cpu":
+                    batch = batch.to(self.device, non_blocking=True)
+                if role in self.mixing:
+                    rng = np.random.default_rng(key(self.seed, self.stage, role, epoch, step, "mixing"))
+                    batch = mixed(batch, self.mixing[role], rng)
+                batches[role] = batch
             return batches
 
         if not self.workers:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.model import Model
-from ..types import Batch, Batches, Collected, DataInfo, Joint, Losses, Outputs, Step
+from ..types import Batch, Batches, Collected, DataInfo, Joint, Losses, Mixing, Outputs, Step
 
 
 class Collect:
@@ -38,7 +38,8 @@ class Method(nn.Module):
     """How one paper trains a model.
 
     It declares `roles`, which roles its steps read, of `source`, `target`, `labeled`; `two_views`, of which
-    of these it reads two views of each sample; and `collects`, further roles that `begin_epoch` alone reads.
+    of these it reads two views of each sample; `collects`, further roles that `begin_epoch` alone reads; and
+    `mixing`, how samples of a role are blended with each other before it reads them.
     Four things to override; most methods override `losses` alone:
 
     - `losses`: what one step minimises, as named, already weighted scalars. Written as a function of the
@@ -53,6 +54,7 @@ class Method(nn.Module):
     roles: tuple[str, ...] = ("source", "target")
     two_views: tuple[str, ...] = ()
     collects: tuple[str, ...] = ()
+    mixing: Mapping[str, Mixing] = {}
     source_free: ClassVar[bool] = False
     """True for methods that adapt a trained model without its source data: they need an earlier stage or
     `init_from`, and their stage never opens the source."""

@@ -64,6 +64,7 @@ class Combined(Method):
 
         self.roles, self.collects = union("roles"), union("collects")
         self.two_views = self.method.two_views = union("two_views")
+        self.mixing = self.method.mixing
 
     def added(self) -> dict[str, Method]:
         return dict(self.extra.items())  # type: ignore[arg-type]

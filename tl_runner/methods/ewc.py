@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..nn.model import Model
-from ..types import Batches, Count, DataInfo, Fraction, Joint, Losses, NonNegative
+from ..types import Batches, Count, DataInfo, Joint, Losses, NonNegative
 from .base import Collect
 from .finetune import Finetune
 
@@ -23,7 +23,7 @@ class EWC(Finetune):
     take the true label.
 
     Args:
-        label_smoothing: as for `finetune`.
+        label_smoothing, class_weights, mixup, cutmix: as for `finetune`.
         weight: λ.
         data: whose Fisher information: of the `source`, or, without source data, of the `labeled` samples.
         labels: `drawn` from the prediction, or `true`.
@@ -38,13 +38,13 @@ class EWC(Finetune):
         self,
         model: Model,
         info: DataInfo,
-        label_smoothing: Fraction = 0.0,
         weight: NonNegative = 1000.0,
         data: Literal["source", "labeled"] = "source",
         labels: Literal["drawn", "true"] = "drawn",
         samples: Count = 500,
+        **options: Any,
     ) -> None:
-        super().__init__(model, info, label_smoothing)
+        super().__init__(model, info, **options)
         self.weight, self.data, self.labels, self.samples = weight, data, labels, samples
         self.collects = () if data == "labeled" else (data,)
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 from ..losses import distillation
 from ..nn.copies import Still
 from ..nn.model import Model
@@ -17,7 +19,7 @@ class LwF(Finetune):
     augmented view. Hinton's factor T² is divided out again: the paper has none.
 
     Args:
-        label_smoothing: as for `finetune`.
+        label_smoothing, class_weights, mixup, cutmix: as for `finetune`.
         weight: of the old answers.
         temperature: that softens them.
     """
@@ -26,11 +28,11 @@ class LwF(Finetune):
         self,
         model: Model,
         info: DataInfo,
-        label_smoothing: float = 0.0,
         weight: NonNegative = 1.0,
         temperature: Positive = 2.0,
+        **options: Any,
     ) -> None:
-        super().__init__(model, info, label_smoothing)
+        super().__init__(model, info, **options)
         self.weight, self.temperature = weight, temperature
         self.before = Still.copy(model)
 
