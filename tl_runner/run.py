@@ -28,12 +28,13 @@ from .data.augment import Augment
 from .data.domains import Prepared
 from .data.loader import key
 from .errors import DataError, UserError
-from .evaluation import Finished, finish
+from .evaluation import Finished
 from .files import replace_text
 from .fitted import Fitted, restore, store
 from .methods.combined import Builder, Combined, Extra, classes
 from .nn.model import Model
 from .parts import named, of_extra
+from .presentation import clear, finish
 from .report.summary import show, where
 from .reporting import Reporting
 from .schema import check
@@ -68,8 +69,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     check(config)
     _keep_memory()
     folder.mkdir(parents=True, exist_ok=True)
-    # Another run's results in this folder would pass for this one's.
-    (folder / "results.json").unlink(missing_ok=True)
+    clear(folder, config["recipe"]["stages"])
     replace_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     stages = {name: _stage(name, config) for name in config["recipe"]["stages"]}
     _check_start(stages, config["init_from"])
@@ -137,6 +137,9 @@ def reopen(folder: Path, config: Config) -> Finished:
     for what, now in (("classes", list(data.info.classes)), ("shape", list(data.info.shape))):
         if told[what] != now:
             raise DataError(f"the run's model knows {what} {told[what]}, and this data has {now}")
+    # A method may remember every sample that it was trained on.
+    sizes = {role: told["rows"].get(role, size) for role, size in data.info.sizes.items()}
+    data = replace(data, info=replace(data.info, sizes=sizes))
     return _finished(config, stages, data, folder)
 
 

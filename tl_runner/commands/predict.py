@@ -54,7 +54,7 @@ def main(arguments: list[str], own: list[Path]) -> None:
 
     from omegaconf import OmegaConf
 
-    from ..evaluation import write_predictions, write_report
+    from ..presentation import write_predictions, write_report
     from ..run import build, reopen
 
     merged: Any = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(changed)))

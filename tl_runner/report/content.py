@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 
 from ..errors import reason
 from . import curves, figures
 from .embedding import Embedding, embed, scatter
 from .outputs import StageOutputs
+from .section import Section, Shown, accuracies, class_table, cost, pick_table, samples
 from .style import png
-from .summary import number, picked_by
 
 log = logging.getLogger(__name__)
 
@@ -32,52 +28,6 @@ DISPLAYED = 120
 """Pixels of the page for an inch of a figure."""
 LISTED = 40
 """Classes in the figure of accuracies per class at most."""
-
-
-@dataclass
-class Shown:
-    """A figure, or the reason why there is none."""
-
-    key: str
-    title: str
-    text: str
-    png: bytes = b""
-    alt: str = ""
-    size: tuple[int, int] = (0, 0)
-
-    @property
-    def source(self) -> str:
-        return _inline(self.png, "png")
-
-
-@dataclass
-class Row:
-    """A sample looked at by itself: what it is taken for, and what it is."""
-
-    name: str
-    predicted: str
-    probability: float
-    true: str | None = None
-    true_probability: float = math.nan
-    source: str = ""
-
-
-@dataclass
-class Section:
-    """One stage."""
-
-    name: str
-    method: str
-    picks: list[list[str]]
-    metrics: list[str]
-    curves: list[Shown] = field(default_factory=list)
-    about: list[str] = field(default_factory=list)
-    figures: list[Shown] = field(default_factory=list)
-    confusions: list[figures.Confusion] = field(default_factory=list)
-    classes: list[list[str]] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-    labelled: bool = True
-    cost: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Stage:
@@ -102,22 +52,7 @@ class Stage:
     ) -> None:
         self.name, self.results, self.history, self.outputs = name, results, history, outputs
         self.how, self.places, self.tell = how, places, tell
-        metrics = list(results["picks"]["last"]["target"])
-        self.section = Section(
-            name,
-            results["method"],
-            [
-                [
-                    pick,
-                    str(found["epoch"]),
-                    *(_metric(m, found["target"].get(m)) for m in metrics),
-                    picked_by(pick),
-                ]
-                for pick, found in results["picks"].items()
-            ],
-            metrics,
-            cost=_cost(results),
-        )
+        self.section = Section(name, results["method"], *pick_table(results["picks"]), cost=cost(results))
 
     def write(self) -> Section:
         """The section."""
@@ -154,13 +89,13 @@ class Stage:
 
         def named(prefix: str) -> dict[str, curves.Curve]:
             return {
-                c.removeprefix(prefix): self.history[c].to_numpy(dtype=float)
-                for c in self.history
-                if c.startswith(prefix)
+                name.removeprefix(prefix): self.history[name].to_numpy(dtype=float)
+                for name in map(str, self.history)
+                if name.startswith(prefix)
             }
 
         picks = [
-            curves.Picked(name, int(found["epoch"]), _value(found["target"].get("accuracy")))
+            curves.Picked(name, int(found["epoch"]), _accuracy(found))
             for name, found in self.results["picks"].items()
         ]
         target, source = column("test/accuracy"), column("val/source_val")
@@ -224,7 +159,7 @@ class Stage:
         else:
             self._labelled(outputs, outputs.y)
         self._embedding(outputs)
-        self.section.rows = _rows(outputs)
+        self.section.rows = samples(outputs)
 
     def _labelled(self, outputs: StageOutputs, y: figures.Ints) -> None:
         classes = outputs.about.classes
@@ -244,7 +179,7 @@ class Stage:
             f"{100 * right.mean():.1f} percent of all rows are on the diagonal",
             lambda: figures.confusion(table, classes, CONFUSED),
         )
-        after = _per_class(table)
+        after = accuracies(table)
         named, before, text = (
             "before",
             None,
@@ -256,10 +191,10 @@ class Stage:
         if outputs.predicted_baseline is not None:
             known = outputs.predicted_baseline >= 0
             named = f"baseline {outputs.about.baseline}"
-            before = _per_class(figures.counts(y[known], outputs.predicted_baseline[known], len(classes)))
+            before = accuracies(figures.counts(y[known], outputs.predicted_baseline[known], len(classes)))
             text = f"From the baseline, the run {outputs.about.baseline}, to this run."
         elif outputs.predicted_before is not None:
-            before = _per_class(figures.counts(y, outputs.predicted_before, len(classes)))
+            before = accuracies(figures.counts(y, outputs.predicted_before, len(classes)))
             text = "From the model that the stage started with to the one it left."
         present = int((rows > 0).sum())
         if present > LISTED:
@@ -272,7 +207,7 @@ class Stage:
             f"mean over classes {100 * np.nanmean(after):.1f} percent",
             lambda: figures.per_class(after, before, rows, classes, named, LISTED),
         )
-        self.section.classes = _class_table(table, classes, before)
+        self.section.classes = class_table(table, classes, before)
         self._draw(
             self.section.figures,
             "reliability",
@@ -336,84 +271,6 @@ class Stage:
         return figures.most_confused(table, COLOURED), f"Coloured: the {COLOURED} most confused classes."
 
 
-def _rows(outputs: StageOutputs) -> list[Row]:
-    about = outputs.about
-    pictures = outputs.thumbnails
-    found = []
-    for i, row in enumerate(outputs.shown):
-        k, p = int(outputs.predicted[row]), outputs.probabilities[i]
-        true = None if outputs.y is None else int(outputs.y[row])
-        found.append(
-            Row(
-                _place(about.names[row], about.domains, int(outputs.domain[row])),
-                about.classes[k],
-                float(p[k]),
-                None if true is None else about.classes[true],
-                math.nan if true is None else float(p[true]),
-                "" if pictures is None else _picture(pictures[i]),
-            )
-        )
-    return found
-
-
-def _place(name: str, domains: list[str], domain: int) -> str:
-    """A sample's name, with its domain where that is not clear."""
-    return name if len(domains) == 1 or name.startswith(domains[domain]) else f"{domains[domain]}: {name}"
-
-
-def _picture(pixels: Any) -> str:
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=88)
-    return _inline(stream.getvalue(), "jpeg")
-
-
-def _inline(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _per_class(table: figures.Ints) -> figures.Floats:
-    """(K,) accuracies; NaN for a class without rows."""
-    rows = table.sum(1)
-    return np.where(rows > 0, np.diag(table) / np.maximum(rows, 1), np.nan)
-
-
-def _class_table(table: figures.Ints, classes: list[str], before: figures.Floats | None) -> list[list[str]]:
-    """Class, rows, accuracy before (recall), accuracy after, precision, F1."""
-    right, rows, taken = np.diag(table), table.sum(1), table.sum(0)
-    lines = []
-    for k, name in enumerate(classes):
-        recall = right[k] / rows[k] if rows[k] else math.nan
-        precision = right[k] / taken[k] if taken[k] else math.nan
-        f1 = 2 * right[k] / (rows[k] + taken[k]) if rows[k] + taken[k] else math.nan
-        shares = [recall, precision, f1] if before is None else [before[k], recall, precision, f1]
-        lines.append([name, str(rows[k]), *(_percent(share) for share in shares)])
-    return lines
-
-
-def _cost(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    timing = results["timing"]
-    found = [("epochs", str(results["epochs"]))]
-    for key, what, unit in (
-        ("seconds", "time", "s"),
-        ("train_seconds", "of it training", "s"),
-        ("samples_per_second", "samples per second", ""),
-        ("peak_memory_mb", "peak memory", "MB"),
-    ):
-        if key in timing:
-            found.append((what, f"{timing[key]:,.1f} {unit}".strip()))
-    for part, (train, total) in results.get("parameters", {}).items():
-        found.append((f"parameters of the {part}", f"{total:,}, of which {train:,} train"))
-    return found
-
-
-def _value(value: Any) -> float:
+def _accuracy(pick: Mapping[str, Any]) -> float:
+    value = pick["target"].get("accuracy")
     return math.nan if value is None else float(value)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}" if math.isfinite(share) else "–"
-
-
-def _metric(name: str, value: Any) -> str:
-    return "–" if value is None or not math.isfinite(value) else number(name, value)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import COLOURS, FAINT, INK, SEEING, SOURCE, TARGET, WIDTH, figure, short, whole_epochs
+from .style import COLOURS, FAINT, INK, SEEING, SOURCE, TARGET, figure, short, whole_epochs
 
 Curve = npt.NDArray[np.float64]
 
@@ -52,7 +52,7 @@ def panels(
     for axes, (name, values) in zip(grid.flat, curves.items(), strict=False):
         _line(axes, epochs, values, COLOURS[0], "o")
         chosen = (picks or {}).get(name)
-        if chosen in epochs:
+        if chosen is not None and chosen in epochs:
             value = values[list(epochs).index(chosen)]
             axes.axvline(chosen, color=INK, linewidth=0.9, linestyle=":")
             axes.plot(
@@ -104,8 +104,8 @@ def selection(
     else:
         below = made.subplots()
     for place, pick in enumerate(picks):
-        look = {"color": SEEING, "marker": "*", "markersize": 10} if pick.seeing else {"color": INK}
-        below.plot([pick.epoch], [place], **{"marker": "o", "linestyle": "", **look})  # type: ignore[arg-type]
+        colour, marker, size = (SEEING, "*", 10) if pick.seeing else (INK, "o", 5)
+        below.plot([pick.epoch], [place], marker, color=colour, markersize=size)
         if math.isfinite(pick.accuracy):
             right = pick.epoch > (1 + max(epochs)) / 2
             below.annotate(
@@ -138,13 +138,5 @@ def _line(
     label: str | None = None,
     dashes: str = "-",
 ) -> None:
-    sparse = len(epochs) <= 40
-    axes.plot(
-        epochs,
-        values,
-        color=colour,
-        linestyle=dashes,
-        marker=marker if sparse else None,
-        markersize=4 if axes.figure.get_figwidth() >= WIDTH else 5,  # type: ignore[union-attr]
-        label=label,
-    )
+    shown = marker if len(epochs) <= 40 else None
+    axes.plot(epochs, values, color=colour, linestyle=dashes, marker=shown, markersize=4, label=label)

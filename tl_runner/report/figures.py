@@ -202,8 +202,8 @@ def reliability(confidence: Floats, right: npt.NDArray[np.bool_], bins: int = BI
     found = calibration(confidence, right, bins)
     made = figure(3.1)
     left, other = made.subplots(1, 2)
-    edges = np.linspace(0, 1, bins + 1)
-    middle, width = (edges[:-1] + edges[1:]) / 2, 1 / bins
+    edges = [i / bins for i in range(bins + 1)]
+    middle, width = (np.arange(bins) + 0.5) / bins, 1 / bins
     some = found.rows > 0
     left.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=1, label="perfect")
     left.bar(middle[some], found.accuracy[some], width * 0.92, color=TARGET, label="accuracy of the bin")
@@ -242,7 +242,7 @@ def confidences(confidence: Floats, bins: int = BINS) -> Figure:
     """How confident predictions are, where nobody knows which are right."""
     made = figure(2.2)
     axes = made.subplots()
-    axes.hist(confidence, bins=np.linspace(0, 1, bins + 1), color=COLOURS[0], rwidth=0.92)
+    axes.hist(confidence, bins=[i / bins for i in range(bins + 1)], color=COLOURS[0], rwidth=0.92)
     axes.set(xlim=(0, 1), xlabel="confidence", ylabel="rows")
     axes.set_title(f"mean confidence {np.mean(confidence):.2f}")
     return made

@@ -16,8 +16,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..errors import DataError
 from ..files import replace_bytes
 from . import outputs, runs
-from .content import Section, Stage
+from .content import Stage
 from .embedding import Embedding
+from .section import Section
 from .style import style
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def _outputs(folder: Path, stage: str) -> outputs.StageOutputs | str:
 
 
 def _embedding(how: Any) -> Embedding:
-    return how if how in ("tsne", "umap", "none") else "tsne"  # type: ignore[no-any-return]
+    return how if how in ("tsne", "umap", "none") else "tsne"
 
 
 def _teller(update: Callable[[str], None]) -> Callable[[str], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib import font_manager
@@ -37,7 +38,7 @@ _FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans", "A
 def style() -> Iterator[None]:
     """Draw and save figures within it."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
-    settings = {
+    settings: Any = {
         "font.family": [name for name in _FONTS if name in installed],
         "font.size": 9,
         "axes.titlesize": 9.5,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -42,6 +43,8 @@ def show(results: Mapping[str, Any], console: Console) -> None:
 
 def where(results: Mapping[str, Any], console: Console) -> None:
     """Print where everything lies."""
+    if (page := Path(results["folder"]) / "report.html").is_file():
+        console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Results: {results['folder']}", markup=False, highlight=False, soft_wrap=True)
 
 
