@@ -26,7 +26,7 @@ from tl_runner.errors import ConfigError, UserError
 from tl_runner.module import TransferModule
 from tl_runner.run import run
 from tl_runner.schema import check
-from tl_runner.selection import Criterion, better, objective
+from tl_runner.selection import Criterion, better, value_of
 from tl_runner.validators import RankEnsemble
 
 SCORES = {
@@ -236,7 +236,8 @@ def test_an_objective_that_sees_labels_says_so(
 
 def test_an_objective_without_a_value() -> None:
     picks = {"last": {"target": {}, "validators": {}}}
-    assert objective("im", picks) == {"name": "im", "value": None, "sees_target_labels": False}
+    assert value_of("im", picks, False) is None
+    assert value_of("oracle", picks, True) is None
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from .nn.model import Model
 from .parts import named, of_extra
 from .report.summary import show
 from .schema import check
-from .selection import objective
+from .selection import sees_target_labels, value_of
 from .stage import Stage, fit, source_accuracy
 from .trained import start
 from .types import DataInfo
@@ -65,6 +65,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     """
     started = time.perf_counter()
     check(config)
+    sees = sees_target_labels(config["objective"], config["metrics"])
     _keep_memory()
     folder.mkdir(parents=True, exist_ok=True)
     # Another run's results in this folder would pass for this one's.
@@ -107,7 +108,11 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
             ]
             if accuracy is not None
         },
-        "objective": objective(config["objective"], fitted[name].picks),
+        "objective": {
+            "name": config["objective"],
+            "value": value_of(config["objective"], fitted[name].picks, sees),
+            "sees_target_labels": sees,
+        },
         "seconds": round(time.perf_counter() - started, 3),
         "environment": environment(data.fingerprint),
         "config": config,
