@@ -165,6 +165,9 @@ class _cached_backbone:  # noqa: N801 (used like a function)
         images = len(data.info.shape) == 3
         if not (frozen and images and stage.tuning.cache_features):
             return data
+        if any(method.sees_images for method in classes(stage.method)):
+            log.info("the backbone is frozen, and runs at every step: this method looks at the images")
+            return data
         if not stage.augment.fixed:
             log.info(
                 "the backbone is frozen: training on its cached features of the central view, without "

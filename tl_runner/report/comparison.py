@@ -102,15 +102,14 @@ class Comparison:
         """For each row without some transfer or seed that others have: which."""
         lines = []
         for row in self.rows:
-            gaps = self.scores[self.pick][row.name].isna()
-            by_transfer: dict[str, list[str]] = {}
-            for transfer, seed in gaps[gaps].index:
-                by_transfer.setdefault(transfer, []).append(seed)
-            if by_transfer:
-                parts = [
-                    f"{t} (seed {', '.join(seeds)})" if seeds != [""] else t
-                    for t, seeds in by_transfer.items()
-                ]
+            column = self.scores[self.pick][row.name]
+            parts = []
+            for transfer in self.transfers:
+                gaps = column.xs(transfer, level="transfer").isna()
+                if gaps.any():
+                    seeds = ", ".join(gaps.index[gaps])
+                    parts.append(transfer if gaps.all() else f"seed {seeds} of {transfer}")
+            if parts:
                 lines.append(f"{row.name} lacks {'; '.join(parts)}")
         return lines
 

@@ -14,7 +14,7 @@ Config = Mapping[str, Any]
 
 # Where a run took place, not what it was.
 PLACE = (
-    *("paths", "data.cache", "data.cache_dir", "data.workers", "report", "predictions"),
+    *("paths", "data.cache", "data.cache_dir", "data.workers", "report", "predictions", "sweep"),
     *("trainer.accelerator", "trainer.log_every", "trainer.eval_batch_size"),
 )
 

@@ -15,7 +15,7 @@ from . import statistics
 from .baselines import Against, against
 from .comparison import LOWER, Comparison
 from .style import COLOURS, INK, WIDTH, figure, short
-from .tables import picked
+from .words import picked
 
 GAIN, LOSS, BASE = COLOURS[0], COLOURS[6], INK
 ACROSS = 7
@@ -104,7 +104,9 @@ def _scores(comparison: Comparison, found: list[Against]) -> Figure:
         axes.hlines(range(len(names)), means - values.std(), means + values.std(), colours)
         axes.scatter(means, range(len(names)), s=18, c=colours, zorder=3)
         if base is not None:
-            axes.axvline(means[base], color=BASE, linestyle=(0, (3, 2)), linewidth=0.8, zorder=1)
+            axes.axvline(
+                float(values[base].mean()), color=BASE, linestyle=(0, (3, 2)), linewidth=0.8, zorder=1
+            )
 
     unit = "" if comparison.metric in LOWER else ", %"
     return _panels(comparison, names, draw, f"{comparison.metric} {picked(comparison.pick)}{unit}")
@@ -115,6 +117,7 @@ def _gains(comparison: Comparison, found: list[Against]) -> Figure:
     names = [a.row.name for a in found]
     table = pd.DataFrame([{**a.transfers["difference"], "average": a.gained} for a in found], names)
     low, high = min(0.0, float(table.min().min())), max(0.0, float(table.max().max()))
+    high = 1.0 if low == high else high
     form = "{:+.3f}" if comparison.metric in LOWER else "{:+.1f}"
 
     # The numbers stand in a column of .45 inches to the right of the longest bar.

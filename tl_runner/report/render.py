@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 from rich import box
+from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -31,26 +33,19 @@ _LATEX = str.maketrans(
 )
 
 
-def terminal(table: Table, width: int = 10**9) -> RichTable:
+def terminal(table: Table, width: int = 10**9) -> Group:
     """For a console of some width: where there is little, spreads are left out, then cells fold."""
-    made = RichTable(
-        title=Text(table.title, "bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        caption=Text("\n".join(table.notes), "dim") if table.notes else None,
-        caption_justify="left",
-        pad_edge=False,
-    )
+    made = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     columns = zip(table.head, *([c.text for c in line] for line in table.lines), strict=True)
-    narrow = sum(max(map(len, column)) + 3 for column in columns) > width
+    narrow = sum(max(map(len, column)) + 2 for column in columns) > width
     for i, head in enumerate(table.head):
-        side = "right" if i and not table.words else "left"
-        made.add_column(Text(head), justify=side, overflow="fold", no_wrap=i == 0 and not table.words)
+        justify: Literal["left", "right"] = "right" if i and not table.words else "left"
+        made.add_column(Text(head), justify=justify, overflow="fold", no_wrap=i == 0 and not table.words)
     for line in table.lines:
         texts = [c.brief if narrow and c.brief else c.text for c in line]
         styles = ["bold" if c.best else "yellow" if c.loses else "" for c in line]
         made.add_row(*map(Text, texts, styles))
-    return made
+    return Group(Text(table.title, "bold"), made, *(Text(note, "dim") for note in table.notes), "")
 
 
 def markdown(table: Table) -> str:
@@ -83,11 +78,20 @@ def escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
+def latex_text(text: str) -> str:
+    r"""Plain text as LaTeX.
+
+    >>> print(latex_text("a_b: 5 % ± 1"))
+    a\_b: 5 \% $\pm$ 1
+    """
+    return text.translate(_LATEX)
+
+
 def latex(table: Table) -> str:
     """For the package booktabs; the best of a column in bold."""
 
     def cell(c: Cell) -> str:
-        text = c.text.translate(_LATEX)
+        text = latex_text(c.text)
         return f"\\textbf{{{text}}}" if c.best else text
 
     columns = ("l" if table.words else "r") * (len(table.head) - 1)
@@ -96,10 +100,10 @@ def latex(table: Table) -> str:
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{' '.join([table.title.rstrip('.') + '.', *table.notes]).translate(_LATEX)}}}",
+            rf"\caption{{{latex_text(' '.join([table.title + '.', *table.notes]))}}}",
             rf"\begin{{tabular}}{{l{columns}}}",
             r"\toprule",
-            " & ".join(head.translate(_LATEX) for head in table.head) + r" \\",
+            " & ".join(latex_text(head) for head in table.head) + r" \\",
             r"\midrule",
             *lines,
             r"\bottomrule",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -12,8 +12,7 @@ from .baselines import BASELINES, Against, against
 from .comparison import LOWER, Comparison
 from .cost import costs, machines
 from .statistics import ALPHA, FEWEST_SEEDS, averages
-
-NONE, LOSES = "–", "▼"
+from .words import LOSES, NONE, Spread, gain, number, p_value, picked, spread_of
 
 
 @dataclass(frozen=True)
@@ -43,45 +42,13 @@ def tables(comparison: Comparison, ci: bool = False) -> list[Table]:
     Args:
         ci: bootstrap intervals instead of standard deviations.
     """
-    spread = plus_minus_of(comparison.metric, ci)
+    spread = spread_of(comparison.metric, ci)
     baselines = [(name, against(comparison, name)) for name in BASELINES]
     made = [_scores(comparison, spread, ci), _by_pick(comparison, spread)]
     made += [_against(comparison, name, found) for name, found in baselines if found]
     made += [_to_best(comparison)] if len(comparison.rivals) > 1 else []
     made += [_cost(comparison)]
     return [*made, _listed(comparison)] if comparison.listed else made
-
-
-Spread = Callable[[pd.Series], str]
-
-
-def plus_minus_of(metric: str = "accuracy", ci: bool = False) -> Spread:
-    """How values are told: `88.6 ± 0.3`, mean and standard deviation; `88.6 [88.2, 88.9]` with `ci`."""
-
-    def told(values: pd.Series) -> str:
-        values = values.dropna()
-        text = _number(values.mean(), metric)
-        if ci and (ends := statistics.interval(values)):
-            return f"{text} [{_number(ends[0], metric)}, {_number(ends[1], metric)}]"
-        return f"{text} ± {_number(values.std(), metric)}" if len(values) > 1 and not ci else text
-
-    return told
-
-
-def _digits(metric: str) -> int:
-    return 3 if metric in LOWER else 1
-
-
-def _number(value: float, metric: str) -> str:
-    return NONE if pd.isna(value) else f"{value:.{_digits(metric)}f}"
-
-
-def _gain(value: float, metric: str) -> str:
-    return NONE if pd.isna(value) else f"{value:+.{_digits(metric)}f}".replace("-", "−")
-
-
-def _p(value: float) -> str:
-    return NONE if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _mark(transfers: pd.DataFrame, transfer: str) -> str:
@@ -93,14 +60,6 @@ def _mark(transfers: pd.DataFrame, transfer: str) -> str:
 
 def _of(found: float, most: float) -> str:
     return f" ({found:.0f} of {most:.0f})" if 0 < found < most else ""
-
-
-def picked(pick: str) -> str:
-    """By whom, in words."""
-    if pick == "last":
-        return "at the last epoch"
-    who = {"oracle": "target labels", "source_val": "source data", "labeled_val": "given labels"}
-    return f"at the epoch that {pick} picks ({who.get(pick, 'label-free')})"
 
 
 def _head(comparison: Comparison, *more: str) -> list[str]:
@@ -127,14 +86,15 @@ def _scores(comparison: Comparison, spread: Spread, ci: bool) -> Table:
             values = scores[row.name].xs(transfer, level="transfer")
             mark = _mark(losses[row], transfer) if row in losses else ""
             text = spread(values) + _of(values.count(), len(values))
-            brief = _number(values.mean(), metric)
-            cells.append(Cell(text + mark, best.get(transfer) == row.name, bool(mark), brief + mark))
+            brief = number(values.mean(), metric) + mark.strip()
+            cells.append(Cell(text + mark, row.name in best[transfer], bool(mark), brief))
         if len(comparison.transfers) > 1:
             text = spread(average[row.name]) + _of(average[row.name].count(), average.count().max())
-            cells.append(Cell(text, best.get("average") == row.name))
+            brief = number(average[row.name].mean(), metric)
+            cells.append(Cell(text, row.name in best["average"], brief=brief))
         if ranked:
             rank = ranks.get(row.name)
-            cells.append(Cell(NONE if rank is None else f"{rank:.2f}", best.get("rank") == row.name))
+            cells.append(Cell(NONE if rank is None else f"{rank:.2f}", row.name in best["rank"]))
         table.lines.append(cells)
     if any(cell.loses for line in table.lines for cell in line):
         table.notes.append(f"{LOSES} {_told_by(list(losses.values()))}")
@@ -143,14 +103,15 @@ def _scores(comparison: Comparison, spread: Spread, ci: bool) -> Table:
             "No row has a source_only of the same data and backbone: nothing shows negative transfer."
         )
     if ranked:
-        what = "transfers" if comparison.pairs == "transfers" else "pairs of transfer and seed"
         p = statistics.friedman(comparison.tested[list(ranks.index)])
         test = (
             ""
             if p is None
-            else f"; Friedman's test of all being alike: p {_p(p) if p < 0.001 else '= ' + _p(p)}"
+            else f"; Friedman's test of all being alike: p {p_value(p) if p < 0.001 else '= ' + p_value(p)}"
         )
-        table.notes.append(f"Rank: the average over the {n} {what} that all ranked rows have{test}.")
+        table.notes.append(
+            f"Rank: the average over {_blocks(comparison, n)} that all ranked rows have{test}."
+        )
     if ci and len(average) < 5:
         table.notes.append("Bootstrap intervals from fewer than five seeds are too narrow.")
     if any(row.bound for row in comparison.rows):
@@ -159,16 +120,20 @@ def _scores(comparison: Comparison, spread: Spread, ci: bool) -> Table:
     return table
 
 
-def _best(comparison: Comparison, ranks: pd.Series) -> dict[str, str]:
-    """The best rival of each column, if there are rivals."""
+def _best(comparison: Comparison, ranks: pd.Series) -> dict[str, set[str]]:
+    """The best rivals of each column, if there are rivals."""
     names = [row.name for row in comparison.rivals]
-    if len(names) < 2:
-        return {}
     scores = comparison.better()[names]
-    found = {str(t): str(line.idxmax()) for t, line in scores.groupby(level="transfer").mean().iterrows()}
-    average = averages(scores).mean().dropna()
-    found |= {"average": str(average.idxmax())} if len(average) else {}
-    return found | ({"rank": str(ranks.idxmin())} if ranks.notna().all() else {})
+    by_transfer = scores.groupby(level="transfer").mean().T
+    columns = {t: by_transfer[t] for t in comparison.transfers}
+    return {
+        k: _highest(v) for k, v in {**columns, "average": averages(scores).mean(), "rank": -ranks}.items()
+    }
+
+
+def _highest(means: pd.Series) -> set[str]:
+    """The best of two or more, all of them if they are as good."""
+    return set(means.index[means >= means.max() - 1e-9]) if len(means) > 1 else set()
 
 
 def _told_by(transfers: Sequence[pd.DataFrame]) -> str:
@@ -189,16 +154,14 @@ def _by_pick(comparison: Comparison, spread: Spread) -> Table:
     )
     names = [row.name for row in comparison.rivals]
     columns = {pick: averages(comparison.scores[pick]) for pick in comparison.picks}
-    best = {
-        pick: means.idxmax()
-        for pick in comparison.picks
-        if len(means := averages(comparison.better(pick)[names]).mean().dropna()) > 1
-    }
+    best = {pick: _highest(averages(comparison.better(pick)[names]).mean()) for pick in comparison.picks}
     for row in comparison.rows:
-        cells = [
-            Cell(spread(column[row.name]), best.get(pick) == row.name) for pick, column in columns.items()
-        ]
-        table.lines.append([Cell(row.name), *cells])
+        line = [Cell(row.name)]
+        for pick, column in columns.items():
+            values = column[row.name]
+            brief = number(values.mean(), comparison.metric)
+            line.append(Cell(spread(values), row.name in best[pick], brief=brief))
+        table.lines.append(line)
     if "oracle" in columns:
         table.notes.append(
             "oracle looks at the target's labels: it is what most papers report and nobody has."
@@ -212,11 +175,11 @@ def _against(comparison: Comparison, name: str, found: Sequence[Against]) -> Tab
     table = Table(title, _head(comparison, "transfers lost", "runs lost", "p"))
     for a in found:
         gains = [
-            Cell(_gain(a.transfers["difference"][t], metric) + (m := _mark(a.transfers, t)), loses=bool(m))
+            Cell(gain(a.transfers["difference"][t], metric) + (m := _mark(a.transfers, t)), loses=bool(m))
             for t in comparison.transfers
         ]
         if len(comparison.transfers) > 1:
-            gains.append(Cell(_gain(a.gained, metric), loses=a.gained < 0))
+            gains.append(Cell(gain(a.gained, metric), loses=a.gained < 0))
         known = int(a.transfers["difference"].count())
         share = f" ({100 * a.runs.losses / a.runs.n:.0f} %)" if a.runs.n else ""
         table.lines.append(
@@ -224,8 +187,8 @@ def _against(comparison: Comparison, name: str, found: Sequence[Against]) -> Tab
                 Cell(a.row.name),
                 *gains,
                 Cell(f"{len(a.lost)} of {known}", loses=bool(a.lost)),
-                Cell(f"{a.runs.losses} of {a.runs.n}{share}"),
-                Cell(_p(a.p)),
+                Cell(f"{a.runs.losses} of {a.runs.n}{share}", brief=f"{a.runs.losses} of {a.runs.n}"),
+                Cell(p_value(a.p)),
             ]
         )
     lost, known = sum(len(a.lost) for a in found), sum(int(a.transfers["difference"].count()) for a in found)
@@ -237,17 +200,25 @@ def _against(comparison: Comparison, name: str, found: Sequence[Against]) -> Tab
         )
     if lost and name == "source_only":
         table.notes.append(f"{LOSES} {_told_by([a.transfers for a in found])}")
-    table.notes.append(_of_p(comparison, len(found)))
+    table.notes += _of_p(comparison, len(found))
     return table
 
 
-def _of_p(comparison: Comparison, tests: int) -> str:
+def _blocks(comparison: Comparison, n: int, most: str = "") -> str:
+    unit = "transfer" if comparison.pairs == "transfers" else "pair"
+    return f"{most}{n} {unit}{'s' * (n != 1)}" + (" of transfer and seed" if unit == "pair" else "")
+
+
+def _of_p(comparison: Comparison, tests: int) -> list[str]:
     """How p was come by, and whether it could have been small."""
-    n = int(comparison.tested.count().max())
-    what = "transfers" if comparison.pairs == "transfers" else "pairs of transfer and seed"
-    text = f"p: Wilcoxon's signed-rank test over {n} {what}, two-sided, Holm-adjusted for {tests} tests."
+    counts = comparison.tested.count()
+    n = int(counts.max())
+    blocks = _blocks(comparison, n, "up to " if counts.min() < n else "")
+    adjusted = f", Holm-adjusted for {tests} tests" if tests > 1 else ""
+    text = f"p: Wilcoxon's signed-rank test over {blocks}, two-sided{adjusted}."
     least = min(1.0, tests * statistics.smallest_p(n))
-    return text if least < ALPHA else f"{text} So few cannot tell: p is {_p(least)} at least."
+    text += "" if least < ALPHA else f" So few cannot tell: p is {p_value(least)} at least."
+    return [text, "Less is better: + is an improvement."] if comparison.metric in LOWER else [text]
 
 
 def _to_best(comparison: Comparison) -> Table:
@@ -262,9 +233,9 @@ def _to_best(comparison: Comparison) -> Table:
     for row, r, p in zip(others, results, statistics.holm([r.p for r in results]), strict=True):
         counts = [Cell(str(count)) for count in (r.wins, r.n - r.wins - r.losses, r.losses)]
         table.lines.append(
-            [Cell(row.name), Cell(_gain(r.difference, comparison.metric)), *counts, Cell(_p(p))]
+            [Cell(row.name), Cell(gain(r.difference, comparison.metric)), *counts, Cell(p_value(p))]
         )
-    table.notes.append(_of_p(comparison, len(others)))
+    table.notes += _of_p(comparison, len(others))
     return table
 
 
