@@ -78,7 +78,7 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
     table = parameter_table(model)
     for part, train, total in table:
         log.info("%s: %s of %s parameters train", part, f"{train:,}", f"{total:,}")
-    with _cached_backbone(stage, model, data, device) as prepared:
+    with cached_backbone(stage, model, data, device) as prepared:
         method = stage.method(model, prepared.info)
         _check_roles(stage, method, data)
         _warn_of_small_roles(stage, method, data)
@@ -118,11 +118,10 @@ def source_accuracy(stage: Stage, model: Model, data: Prepared) -> float | None:
     if "source_val" not in data.evaluation:
         return None
     device = stage.trainer.device()
-    with _cached_backbone(stage, model, data.only("source_val"), device) as prepared:
+    with cached_backbone(stage, model, data.only("source_val"), device) as prepared:
         model.to(device).eval()
-        rows = EvalLoader(
-            prepared.evaluation["source_val"], stage.trainer.eval_batch_size, stage.augment, device
-        )
+        held, settings = prepared.evaluation["source_val"], stage.trainer
+        rows = EvalLoader(held, settings.eval_batch_size, stage.augment, device, settings.eval_rows)
         right = [model(batch.x).logits.argmax(1) == batch.y for batch in rows]
         model.cpu()
     return float(torch.cat(right).float().mean())
@@ -152,7 +151,7 @@ def _warn_of_small_roles(stage: Stage, method: Method, data: Prepared) -> None:
             )
 
 
-class _cached_backbone:  # noqa: N801 (used like a function)
+class cached_backbone:  # noqa: N801 (used like a function)
     """While it lasts, a frozen backbone is replaced by its cached features, data and all."""
 
     def __init__(self, stage: Stage, model: Model, data: Prepared, device: torch.device) -> None:
