@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from conftest import Tlrun, composed
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from tl_runner import cli
@@ -254,7 +255,7 @@ def test_wrong_objectives(name: str, message: str) -> None:
 
 
 def test_a_job_returns_its_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)))
+    place = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)), mode=RunMode.RUN)
     monkeypatch.setattr(HydraConfig, "get", lambda: place)
     value = cli._job(OmegaConf.create(composed("trainer=smoke")))
     assert value == json.loads((tmp_path / "results.json").read_text())["objective"]["value"]
