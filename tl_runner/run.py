@@ -38,7 +38,7 @@ from .presentation import clear, finish
 from .report.summary import show, where
 from .reporting import Reporting
 from .schema import check
-from .selection import objective
+from .selection import sees_target_labels, value_of
 from .stage import Stage, fit, source_accuracy
 from .trained import start
 from .types import DataInfo
@@ -68,6 +68,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     """
     started = time.perf_counter()
     check(config)
+    sees = sees_target_labels(config["objective"], config["metrics"])
     _keep_memory()
     folder.mkdir(parents=True, exist_ok=True)
     clear(folder, config["recipe"]["stages"])
@@ -111,7 +112,11 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
             ]
             if accuracy is not None
         },
-        "objective": objective(config["objective"], fitted[name].picks),
+        "objective": {
+            "name": config["objective"],
+            "value": value_of(config["objective"], fitted[name].picks, sees),
+            "sees_target_labels": sees,
+        },
         "seconds": round(time.perf_counter() - started, 3),
         "environment": environment(data.fingerprint),
         "config": config,
