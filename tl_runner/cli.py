@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import sys
 from importlib import import_module
@@ -22,7 +23,9 @@ tlrun: transfer-learning and domain-adaptation experiments from config files
   tlrun data=folder data.root=photos data.source=old_camera data.target=new_camera
   tlrun -m method=source_only,mmd,dann seed=0,1,2          every combination
   tlrun list [methods|data|models|...]         what can be chosen, with citations
+  tlrun report RUNS ...                        compare runs: tables, tests, figures (folders, searched)
   tlrun resume RUN_DIR                         go on with a killed run
+  tlrun study RUNS                             how well validators select, over many runs
 
   --cfg job             print the composed config and stop
   -m, --multirun        run every combination of comma-separated values
@@ -36,7 +39,7 @@ Results go to outputs/<date>/<time>/ (multirun/<date>/<time>/<overrides>/ with -
 metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/.
 """
 
-COMMANDS = ("list", "resume")
+COMMANDS = ("list", "report", "resume", "study")
 """`tlrun COMMAND ...`: each a module of `commands` with `main(arguments, own)`, `own` being the user's own
 config folders."""
 
@@ -87,26 +90,40 @@ def _hydra(arguments: list[str], own: list[Path]) -> None:
     register(own)
     OmegaConf.register_new_resolver("folder_name", _folder_name, replace=True)
     if not any(a.startswith(("--hydra-help", "--version", "-sc", "--shell-completion")) for a in arguments):
-        from .preflight import preflight, stage_choices
+        from .preflight import preflight
 
-        arguments = stage_choices(arguments)
-        preflight(arguments)
+        arguments = preflight(arguments)
     sys.argv = [sys.argv[0], *arguments]
     # Errors reach main(), which prints a sentence for those of the user's making.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()
+    except Exception:
+        _compare_sweep()
+        raise
+    _compare_sweep()
+
+
+def _compare_sweep() -> None:
+    from .sweep import SweepFolder
+
+    if SweepFolder.folder is not None:
+        from .commands.report import after_sweep
+
+        after_sweep(SweepFolder.folder)
 
 
 def _folder_name(overrides: str) -> str:
     """A sweep job's overrides as one folder's name, however many and whatever is in them."""
-    name = overrides.replace("/", "+")
+    # Where Hydra puts a choice, and that it adds a key, is no reader's concern.
+    name = re.sub(r"(^|,)\++", r"\1", re.sub(r"[\w/]+@", "", overrides)).replace("/", "+")
     if len(name) > 200:
         name = f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     return name
 
 
-def _job(config: Any) -> None:
-    """One job of Hydra's: a run."""
+def _job(config: Any) -> float | None:
+    """One job of Hydra's: a run. A sweeper maximises what it returns."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
@@ -118,7 +135,8 @@ def _job(config: Any) -> None:
         from .run import run
 
         plain: Any = OmegaConf.to_container(config, resolve=True)
-        run(expand(plain), folder)
+        value: float | None = run(expand(plain), folder)["objective"]["value"]
+    return value
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import ConfigError, nearest
+from .overrides import of_stage, unfolded, written_out
 from .parts import check_names
-from .schema import GROUPS, ROOT, check_root
+from .schema import ROOT, check_root
 from .search import config_dir, groups, own_configs
 
 # Options of Hydra's that take the next argument.
@@ -29,38 +30,11 @@ _WITH_VALUE = frozenset(
 )
 
 
-_STAGE = re.compile(rf"recipe\.stages\.([^.=]+)\.({'|'.join(GROUPS)})=(?!null$|{{)(.+)")
-
-
-def stage_choices(arguments: list[str]) -> list[str]:
-    """Let `recipe.stages.finetune.method=lwf` choose as `method=lwf` does.
-
-    Hydra's own word for it is `method@recipe.stages.finetune.method=lwf`, with a plus sign in front where the
-    recipe chooses nothing itself.
-    """
-    if not any(_STAGE.fullmatch(argument) for argument in arguments):
-        return arguments
-    chosen = [a.partition(",")[0] for a in arguments if a.startswith(("recipe=", "experiment="))]
-    try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = compose("config", overrides=chosen, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException):
-        return arguments  # What is wrong with them, `preflight` says.
-    finally:
-        GlobalHydra.instance().clear()
-
-    def choice(argument: str) -> str:
-        match = _STAGE.fullmatch(argument)
-        if match is None or match[1] not in config.recipe.stages:
-            return argument
-        key = f"{match[2]}@recipe.stages.{match[1]}.{match[2]}"
-        return f"{'' if key in config.hydra.runtime.choices else '+'}{key}={match[3]}"
-
-    return [choice(argument) for argument in arguments]
-
-
-def preflight(arguments: list[str]) -> None:
+def preflight(arguments: list[str]) -> list[str]:
     """Compose as Hydra will, and report everything that is wrong at once.
+
+    Returns:
+        The arguments, with what they say in short written out for Hydra.
 
     Raises:
         ConfigError: with all problems that show without importing a class.
@@ -68,14 +42,52 @@ def preflight(arguments: list[str]) -> None:
     multirun = bool({"-m", "--multirun"} & set(arguments))
     if multirun and {"--cfg", "-c"} & set(arguments):
         raise ConfigError(["--cfg prints one job's config: leave out -m, and give each key one value"])
-    _name_shadowed(own_configs(arguments)[0])
-    overrides: list[str] = []
+    own = own_configs(arguments)[0]
+    _name_shadowed(own)
+    options = groups([config_dir(), *own])
+    where: list[int] = []
     skip = False
-    for argument in arguments:
+    for i, argument in enumerate(arguments):
         if skip or argument in _WITH_VALUE:
             skip = not skip
         elif not argument.startswith("-"):
-            overrides.append(argument)
+            where.append(i)
+    full = list(arguments)
+    for i in where:
+        full[i] = unfolded(arguments[i], options, multirun)
+    of_stages = [i for i in where if of_stage(full[i])]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        problems, good, configs = _compose([full[i] for i in where if i not in of_stages], multirun)
+        for i in sorted(of_stages, key=lambda i: full[i].count(".")):
+            stage = str((of_stage(full[i]) or ("",))[0])
+            # In a sweep over recipes each must have the stage.
+            if lacking := [c for c in configs if stage not in c.recipe.stages]:
+                known = map(str, lacking[0].recipe.stages)
+                problems.append(f"recipe.stages: there is no stage '{stage}'{nearest(stage, known)}")
+                continue
+            full[i] = written_out(full[i], configs[0].hydra.runtime.choices, options)
+            wrong, good, composed = _compose([full[i]], multirun, good)
+            problems += wrong
+            configs = composed if not wrong else configs
+        plain = OmegaConf.to_container(configs[0], resolve=False)
+        assert isinstance(plain, dict)
+        named = {str(k): v for k, v in plain.items() if k != "hydra"}
+        problems += check_root(named) + check_names(named, options["method"])
+    GlobalHydra.instance().clear()
+    if problems:
+        raise ConfigError(problems)
+    return full
+
+
+def _compose(
+    overrides: list[str], multirun: bool, base: Sequence[str] = ()
+) -> tuple[list[str], list[str], list[DictConfig]]:
+    """Overrides on top of others that compose.
+
+    Returns:
+        What is wrong with them; those that compose, at their first value; and their configs: of the first
+        values, then with each other value in turn.
+    """
     problems: list[str] = []
     parser = OverridesParser.create()
     variants: list[list[str]] = []
@@ -96,39 +108,34 @@ def preflight(arguments: list[str]) -> None:
             variants.append([f"{parsed.get_key_element()}={parsed.value().start}"])  # type: ignore[union-attr]
         else:
             variants.append([override])
-    # Groups first, those of a stage after the recipe: whether a key exists depends on what was chosen.
-    variants.sort(key=lambda v: (not _is_group(v[0]), "@" in v[0]))
+    # Groups first: whether a key exists depends on what was chosen.
+    variants.sort(key=lambda v: not _is_group(v[0]))
 
-    def problem(chosen: list[str]) -> str | None:
+    def attempt(chosen: list[str]) -> DictConfig | str:
         try:
-            compose("config", overrides=chosen)
+            return compose("config", overrides=chosen, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
-            return _sentence(error, chosen)
-        return None
+            return _sentence(error, chosen[-1])
 
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        first = [v[0] for v in variants]
-        good: list[str] = []
-        if problem(first) is None:
-            good = first
-        else:
-            for override in first:
-                found = problem([*good, override])
-                if found is None:
-                    good.append(override)
-                else:
-                    problems.append(found)
-        for options in variants:
-            base = [o for o in good if o != options[0]]
-            problems += [p for p in (problem([*base, option]) for option in options[1:]) if p]
-        config = compose("config", overrides=good)
-        plain = OmegaConf.to_container(config, resolve=False)
-        assert isinstance(plain, dict)
-        named = {str(k): v for k, v in plain.items()}
-        problems += check_root(named) + check_names(named, _options("method"))
-    GlobalHydra.instance().clear()
-    if problems:
-        raise ConfigError(problems)
+    good = [*base, *(v[0] for v in variants)]
+    found = attempt(good)
+    if isinstance(found, str):
+        good = list(base)
+        for v in variants:
+            if isinstance(found := attempt([*good, v[0]]), str):
+                problems.append(found)
+            else:
+                good.append(v[0])
+        found = compose("config", overrides=good, return_hydra_config=True)
+    configs = [found]
+    for options in variants:
+        others = [o for o in good if o != options[0]]
+        for option in options[1:]:
+            if isinstance(found := attempt([*others, option]), str):
+                problems.append(found)
+            else:
+                configs.append(found)
+    return problems, good, configs
 
 
 def _check_interval(parsed: Override, overrides: list[str]) -> list[str]:
@@ -156,35 +163,27 @@ def _name_shadowed(own: list[Path]) -> None:
 
 
 def _is_group(override: str) -> bool:
-    name = override.lstrip("+~").split("=")[0].split("@")[0]
+    name = _group(override)
     return override.startswith("hydra.searchpath") or (config_dir() / name).is_dir()
 
 
-def _sentence(error: Exception, overrides: list[str]) -> str:
-    """What Hydra found wrong with the last of some overrides, with the nearest right name."""
+def _group(override: str) -> str:
+    """The group that it chooses from, if it does."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def _sentence(error: Exception, override: str) -> str:
+    """What Hydra found wrong with an override, with the nearest right name."""
     text = str(error)
-    key, _, value = overrides[-1].lstrip("+~").partition("=")
-    group, _, place = key.partition("@")
-    if options := _options(group):
-        return f"{place or key}: there is no '{value}'{nearest(value, options)}"
+    key, _, value = override.lstrip("+~").partition("=")
+    if options := _options(_group(override)):
+        key = key.rpartition("@")[2]
+        return f"{key}: there is no '{value}'{nearest(value, options)}"
     if "is not in struct" in text or "Could not override" in text:
-        return _unknown(key, overrides[:-1])
+        parent, _, last = key.rpartition(".")
+        return f"unknown key '{key}'{nearest(last if parent else key, _siblings(parent) or ROOT)}"
     lines = [line for line in text.splitlines() if line.strip()]
-    return f"'{overrides[-1]}': {' '.join(lines[:2])}" + (f" ({error.__cause__})" if error.__cause__ else "")
-
-
-def _unknown(key: str, overrides: list[str]) -> str:
-    """Which part of a key is not there, and the nearest of those that are."""
-    node: Any = compose("config", overrides=overrides)
-    parts = key.split(".")
-    for i, part in enumerate(parts):
-        if node is None:
-            return f"unknown key '{key}': '{'.'.join(parts[:i])}' is null, choose one first"
-        if not isinstance(node, DictConfig) or part not in node:
-            known = [str(k) for k in node] if isinstance(node, DictConfig) else []
-            return f"unknown key '{'.'.join(parts[: i + 1])}'{nearest(part, known)}"
-        node = node[part]
-    return f"'{key}' cannot be set"
+    return f"'{override}': {' '.join(lines[:2])}" + (f" ({error.__cause__})" if error.__cause__ else "")
 
 
 def _options(key: str) -> list[str]:
@@ -194,3 +193,9 @@ def _options(key: str) -> list[str]:
     return [
         f"{group}/{option}".removeprefix(f"{key}/") for group, options in inside.items() for option in options
     ]
+
+
+def _siblings(parent: str) -> list[str]:
+    """Keys of the default composition's node at `parent`."""
+    node = OmegaConf.select(compose("config"), parent) if parent else None
+    return [str(k) for k in node] if isinstance(node, DictConfig) else []

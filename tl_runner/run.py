@@ -35,6 +35,7 @@ from .nn.model import Model
 from .parts import named, of_extra
 from .report.summary import show
 from .schema import check
+from .selection import objective
 from .stage import Stage, fit, source_accuracy
 from .trained import start
 from .types import DataInfo
@@ -107,6 +108,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
             ]
             if accuracy is not None
         },
+        "objective": objective(config["objective"], fitted[name].picks),
         "seconds": round(time.perf_counter() - started, 3),
         "environment": environment(data.fingerprint),
         "config": config,

@@ -33,6 +33,7 @@ class Distill(Method):
     """
 
     roles: tuple[str, ...] = ()
+    sees_images = True
 
     def __init__(
         self,
@@ -62,8 +63,7 @@ class Distill(Method):
         self.order = [teacher.classes.index(name) for name in info.classes]
         if len(self.shape) != len(info.shape) or self.shape[0] != info.shape[0]:
             raise UserError(
-                f"method.teacher: the teacher looks at samples of shape {self.shape}, this stage has {info.shape}; "
-                "a teacher of images needs tuning.cache_features=false where the backbone is frozen"
+                f"method.teacher: the teacher looks at samples of shape {self.shape}, this data has {info.shape}"
             )
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
