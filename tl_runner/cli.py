@@ -26,6 +26,7 @@ tlrun: transfer-learning and domain-adaptation experiments from config files
   tlrun report RUNS ...                        compare runs: tables, tests, figures (folders, searched)
   tlrun resume RUN_DIR                         go on with a killed run
   tlrun study RUNS                             how well validators select, over many runs
+  tlrun predict RUN_DIR [--pick im]            what its checkpoint says of each sample, as CSV or Parquet
 
   --cfg job             print the composed config and stop
   -m, --multirun        run every combination of comma-separated values
@@ -36,10 +37,10 @@ Groups (GROUP=OPTION):
 {groups}
 
 Results go to outputs/<date>/<time>/ (multirun/<date>/<time>/<overrides>/ with -m): results.json,
-metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/.
+metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/, and after a single run report.html.
 """
 
-COMMANDS = ("list", "report", "resume", "study")
+COMMANDS = ("list", "predict", "report", "resume", "study")
 """`tlrun COMMAND ...`: each a module of `commands` with `main(arguments, own)`, `own` being the user's own
 config folders."""
 
@@ -125,6 +126,7 @@ def _folder_name(overrides: str) -> str:
 def _job(config: Any) -> float | None:
     """One job of Hydra's: a run. A sweeper maximises what it returns."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     from .parts import expand
@@ -135,8 +137,16 @@ def _job(config: Any) -> float | None:
         from .run import run
 
         plain: Any = OmegaConf.to_container(config, resolve=True)
+        _decide_report(plain, HydraConfig.get().mode == RunMode.MULTIRUN)
         value: float | None = run(expand(plain), folder)["objective"]["value"]
     return value
+
+
+def _decide_report(config: dict[str, Any], multirun: bool) -> None:
+    """What `report=auto` means: a page for a single run that evaluates all its rows."""
+    report, trial = config["report"], config["trainer"].get("eval_rows") is not None
+    if isinstance(report, dict) and report.get("write") == "auto":
+        report["write"] = "never" if multirun or trial else "always"
 
 
 if __name__ == "__main__":

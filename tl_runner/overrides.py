@@ -65,10 +65,7 @@ def unfolded(override: str, options: Mapping[str, Collection[str]], sweep: bool)
     for name in value.split(","):
         inside = [option for option in found if option.startswith(f"{name}/")] if name not in found else []
         if inside and not sweep:
-            raise ConfigError(
-                [
-                    f"{group}={name} is a folder of {len(inside)}: add -m to run each, or choose one of {', '.join(inside)}"
-                ]
-            )
+            each = ", ".join(inside)
+            raise ConfigError([f"{group}={name} is a folder: add -m to run all, or choose one of {each}"])
         names += inside or [name]
     return f"{group}={','.join(names)}" if found else override

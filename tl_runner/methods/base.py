@@ -122,8 +122,17 @@ class Method(nn.Module):
         """Training mode, but whatever is frozen as a whole stays in eval: no dropout, no moving batch-norm."""
         super().train(mode)
         if mode:
-            for module in self.modules():
-                params = list(module.parameters())
-                if params and not any(p.requires_grad for p in params):
-                    module.train(False)
+            _rest(self)
         return self
+
+
+def _rest(module: nn.Module) -> None:
+    """Eval mode for what is frozen. What has no parameters, such as dropout, follows what comes before it."""
+    trains = True
+    for child in module.children():
+        if params := list(child.parameters()):
+            trains = any(p.requires_grad for p in params)
+        if trains:
+            _rest(child)
+        else:
+            child.train(False)

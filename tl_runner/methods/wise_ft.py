@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..nn.lora import beneath
 from ..nn.model import Model
 from ..nn.weights import of_checkpoint
 from ..types import Batches, Count, DataInfo, Step
@@ -49,7 +50,7 @@ class WiSEFT(Finetune):
     def begin_epoch(self, collect: Collect) -> None:
         alpha = min(1.0, float(self.point) / max(1, self.points - 1))
         before, after = self.ends
-        own = self.model.state_dict()
+        own = beneath(self.model.state_dict())
         for name, end in after.items():
             if end.is_floating_point():
                 own[name].copy_(torch.lerp(before[name], end, alpha))

@@ -15,7 +15,8 @@ from ..files import replace_bytes
 from .render import markdown
 from .study import COLLAPSED, REFERENCES, Study, over_runs, summary
 from .style import COLOURS, FAINT, INK, WIDTH, figure, png, short, style
-from .tables import NONE, Cell, Table
+from .tables import Cell, Table
+from .words import NONE
 
 CAPTIONS = {
     "epochs": "Selecting an epoch. Dots: runs; bars: their means. Left: how well the scores of a run's epochs rank "
