@@ -85,6 +85,8 @@ def _panels(
         axes.set_yticks(range(len(names)), _shortened(names))
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
+    if len(comparison.transfers) > MOST:
+        label += f"; average over {len(comparison.transfers)} transfers"
     made.supxlabel("\n".join(textwrap.wrap(label, int(15 * width))), fontsize=9)
     return made
 

@@ -40,12 +40,17 @@ def terminal(table: Table, width: int = 10**9) -> Group:
     narrow = sum(max(map(len, column)) + 2 for column in columns) > width
     for i, head in enumerate(table.head):
         justify: Literal["left", "right"] = "right" if i and not table.words else "left"
-        made.add_column(Text(head), justify=justify, overflow="fold", no_wrap=i == 0 and not table.words)
+        made.add_column(_text(head), justify=justify, overflow="fold", no_wrap=i == 0 and not table.words)
     for line in table.lines:
         texts = [c.brief if narrow and c.brief else c.text for c in line]
         styles = ["bold" if c.best else "yellow" if c.loses else "" for c in line]
-        made.add_row(*map(Text, texts, styles))
-    return Group(Text(table.title, "bold"), made, *(Text(note, "dim") for note in table.notes), "")
+        made.add_row(*map(_text, texts, styles))
+    return Group(_text(table.title, "bold"), made, *(_text(note, "dim") for note in table.notes), "")
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Neither markup nor anything that a terminal would obey."""
+    return Text("".join(c if c.isprintable() else "\ufffd" for c in text), style)
 
 
 def markdown(table: Table) -> str:
