@@ -172,6 +172,12 @@ def compare(
     return _best_first(comparison)
 
 
+def of_scores(scores: dict[str, pd.DataFrame]) -> Comparison:
+    """A comparison of numbers alone: pick -> accuracies in percent, a column for each method, all of the same task."""
+    rows = [Row(str(name), str(name), {}) for name in scores["last"]]
+    return _best_first(Comparison("accuracy", "last", "runs", BY, OVER, rows, scores, [], []))
+
+
 def _comparable(runs: list[Run], metric: str, pick: str) -> tuple[list[Run], list[tuple[Run, str]]]:
     """Runs with the number asked for, and the others with the reason.
 

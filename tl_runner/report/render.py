@@ -53,15 +53,17 @@ def _text(text: str, style: str = "") -> Text:
     return Text("".join(c if c.isprintable() else "\ufffd" for c in text), style)
 
 
-def markdown(table: Table) -> str:
-    """GitHub's; the best of a column in bold."""
+def markdown(table: Table, level: int = 2) -> str:
+    """GitHub's; the best of a column in bold. `level`: of the heading."""
 
     def cell(c: Cell) -> str:
         return f"**{escaped(c.text)}**" if c.best else escaped(c.text)
 
     lines = grid(map(escaped, table.head), (map(cell, line) for line in table.lines))
     notes = [f"- {escaped(note)}" for note in table.notes]
-    return "\n".join([f"## {escaped(table.title)}", "", *lines, "", *notes, *([""] if notes else [])])
+    return "\n".join(
+        [f"{'#' * level} {escaped(table.title)}", "", *lines, "", *notes, *([""] if notes else [])]
+    )
 
 
 def grid(head: Iterable[str], lines: Iterable[Iterable[str]]) -> Iterator[str]:
