@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from tl_runner.methods.base import Method
+from tl_runner.overrides import of_stage
 from tl_runner.parts import expand
 from tl_runner.search import config_dir, groups
 
@@ -57,6 +58,7 @@ def composed(*overrides: str) -> dict[str, Any]:
     """The resolved config of a command line."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        overrides = tuple(f"++{o}" if of_stage(o) else o for o in overrides)
         config: Any = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
         return expand(config)
 

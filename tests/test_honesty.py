@@ -73,6 +73,7 @@ def test_batches_carry_no_target_label(method: str, tmp_path: Path, monkeypatch:
     original = cls.steps
 
     def watch(self: Any, batch: Any, progress: float) -> Any:
+        assert batch.keys() == set(self.roles)
         seen.append({role: b.y.clone() for role, b in batch.items()})
         yield from original(self, batch, progress)
 
@@ -80,7 +81,6 @@ def test_batches_carry_no_target_label(method: str, tmp_path: Path, monkeypatch:
     run(config, tmp_path)
     assert seen
     for batch in seen:
-        assert batch.keys() == set(cls.roles)
         for role, y in batch.items():
             assert bool((y == HIDDEN).all()) == (role == "target")
 

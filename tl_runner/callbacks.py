@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .errors import DataError, reason
 from .module import Row, TransferModule
 from .selection import Criterion, better
+from .tuning import Tuning
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,20 @@ class _Last(_Quiet, ModelCheckpoint):
     """The whole state after each epoch, which a killed run resumes from."""
 
     on_train_batch_end = None  # type: ignore[assignment]
+
+
+class Unfreeze(_Quiet):
+    """Lets the tuning say before each epoch what trains in it."""
+
+    on_train_batch_end = None  # type: ignore[assignment]
+
+    def __init__(self, tuning: Tuning) -> None:
+        self.tuning = tuning
+
+    # Lightning asks callbacks before the module, which then puts what is frozen into eval mode.
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, TransferModule)
+        self.tuning.begin_epoch(pl_module.method.model, trainer.current_epoch, pl_module.epochs)
 
 
 class Picks(_Quiet, Checkpoint):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import json
 import typing
@@ -14,11 +15,12 @@ from .parts import of_extra
 
 ROOT = (
     *("data", "model", "method", "tuning", "optim", "augment", "trainer"),
-    *("validators", "metrics", "recipe", "sweep", "objective"),
+    *("validators", "metrics", "recipe", "sweep", "objective", "report", "predictions"),
     *("init_from", "init_parts", "paths", "seed"),
 )
 PARTS = ("backbone", "neck", "head")
 LABELLED = ("source_val", "labeled_val")
+PREDICTIONS = ("none", "csv", "parquet")
 STAGE = ("method", "tuning", "optim", "augment", "trainer", "epochs")
 
 # Arguments that the runner gives, by the node's place in the config.
@@ -48,6 +50,12 @@ def check_root(config: Mapping[str, Any]) -> list[str]:
     parts = config.get("init_parts")
     if not isinstance(parts, list) or not parts or not set(map(str, parts)) <= set(PARTS):
         problems.append(f"init_parts: expected some of {', '.join(PARTS)}, got {parts!r}")
+    wanted = config.get("predictions")
+    if wanted not in PREDICTIONS:
+        hint = nearest(wanted, PREDICTIONS) if isinstance(wanted, str) else ""
+        problems.append(f"predictions: expected {', '.join(PREDICTIONS)}, got {wanted!r}{hint}")
+    elif wanted == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        problems.append("predictions=parquet needs pyarrow: pip install 'tl-runner[parquet]', or write csv")
     for key, least in (("trials", 1), ("seed", 0)):
         number = (config.get("sweep") or {}).get(key, least)
         if not isinstance(number, int) or isinstance(number, bool) or number < least:
@@ -126,6 +134,7 @@ def _kinds() -> dict[str, Any]:
     from .methods.base import Method
     from .nn.model import Model
     from .optim import Optim
+    from .reporting import Reporting
     from .trainer import TrainerSettings
     from .tuning import Tuning
 
@@ -139,6 +148,7 @@ def _kinds() -> dict[str, Any]:
         "augment": Augment,
         "augment.views.*": View,
         "trainer": TrainerSettings,
+        "report": Reporting,
         "metrics.*": Metric,
         # Anything of the right shape: what matters is that it can be called, or read from.
         "data.reader": "read",
@@ -152,7 +162,7 @@ _PLACES = frozenset(
     [
         *("data", "data.reader", "model", "model.backbone", "method", "tuning", "trainer"),
         *("optim", "optim.optimizer", "optim.schedule", "augment", "augment.views.*"),
-        *("validators.*", "metrics.*"),
+        *("validators.*", "metrics.*", "report"),
     ]
 )
 

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from .callbacks import Display, History, Picks, WholeFiles, last
+from .callbacks import Display, History, Picks, Unfreeze, WholeFiles, last
 from .data.augment import Augment
 from .data.domains import Prepared
 from .data.features import cached_features
@@ -29,7 +29,7 @@ from .nn.model import Model
 from .optim import Optim
 from .selection import criteria, probes, usable
 from .trainer import TrainerSettings
-from .tuning import Tuning, parameter_table
+from .tuning import Tuning, parameter_table, shown
 from .validators import RankEnsemble, Validator
 
 log = logging.getLogger(__name__)
@@ -76,9 +76,8 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
     for kind in classes(stage.method):
         _check_roles(stage, kind, data)
     table = parameter_table(model)
-    for part, train, total in table:
-        log.info("%s: %s of %s parameters train", part, f"{train:,}", f"{total:,}")
-    with _cached_backbone(stage, model, data, device) as prepared:
+    log.info("%s", shown(table))
+    with cached_backbone(stage, model, data, device) as prepared:
         method = stage.method(model, prepared.info)
         _check_roles(stage, method, data)
         _warn_of_small_roles(stage, method, data)
@@ -100,6 +99,7 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
         if trainer.interrupted:
             raise KeyboardInterrupt
         model.cpu()
+    stage.tuning.finish(model)
     fitted = Fitted(
         history.rows,
         picks(history.rows, chosen.picked),
@@ -118,11 +118,10 @@ def source_accuracy(stage: Stage, model: Model, data: Prepared) -> float | None:
     if "source_val" not in data.evaluation:
         return None
     device = stage.trainer.device()
-    with _cached_backbone(stage, model, data.only("source_val"), device) as prepared:
+    with cached_backbone(stage, model, data.only("source_val"), device) as prepared:
         model.to(device).eval()
-        rows = EvalLoader(
-            prepared.evaluation["source_val"], stage.trainer.eval_batch_size, stage.augment, device
-        )
+        held, settings = prepared.evaluation["source_val"], stage.trainer
+        rows = EvalLoader(held, settings.eval_batch_size, stage.augment, device, settings.eval_rows)
         right = [model(batch.x).logits.argmax(1) == batch.y for batch in rows]
         model.cpu()
     return float(torch.cat(right).float().mean())
@@ -134,7 +133,7 @@ def _check_roles(stage: Stage, method: Method | type[Method], data: Prepared) ->
     fixes = {
         "source": "set data.source",
         "target": "set data.target (with data.labeled_per_class=all none is left unlabelled)",
-        "labeled": "set data.labeled_per_class to a number or all",
+        "labeled": "set data.labeled_per_class to a number or all, or data.label_fraction",
     }
     for role in (*method.roles, *method.collects):
         if role not in data.roles:
@@ -152,7 +151,7 @@ def _warn_of_small_roles(stage: Stage, method: Method, data: Prepared) -> None:
             )
 
 
-class _cached_backbone:  # noqa: N801 (used like a function)
+class cached_backbone:  # noqa: N801 (used like a function)
     """While it lasts, a frozen backbone is replaced by its cached features, data and all."""
 
     def __init__(self, stage: Stage, model: Model, data: Prepared, device: torch.device) -> None:
@@ -164,6 +163,9 @@ class _cached_backbone:  # noqa: N801 (used like a function)
         frozen = not any(p.requires_grad for p in self.backbone.parameters())
         images = len(data.info.shape) == 3
         if not (frozen and images and stage.tuning.cache_features):
+            return data
+        if any(method.sees_images for method in classes(stage.method)):
+            log.info("the backbone is frozen, and runs at every step: this method looks at the images")
             return data
         if not stage.augment.fixed:
             log.info(
@@ -240,6 +242,7 @@ def _assemble(
         workers=stage.workers if images else 0,
         device=device,
         mixing=method.mixing,
+        balanced=settings.balanced,
     )
     batch = settings.eval_batch_size
     evaluation = {
@@ -251,7 +254,7 @@ def _assemble(
     )
     module = TransferModule(
         method,
-        stage.optim,
+        stage.optim.scaled(stage.tuning.lr_factors(method.model)),
         settings.epochs,
         steps,
         stage.seed,
@@ -282,7 +285,13 @@ def _trainer(
         devices=1,
         precision=settings.lightning_precision(device),  # type: ignore[arg-type]
         logger=pl.loggers.TensorBoardLogger(str(folder), name="tensorboard", version=stage.name),
-        callbacks=[history, Display(stage.name, console), chosen, last(checkpoints)],
+        callbacks=[
+            history,
+            Unfreeze(stage.tuning),
+            Display(stage.name, console),
+            chosen,
+            last(checkpoints),
+        ],
         plugins=[WholeFiles()],
         enable_progress_bar=False,
         enable_model_summary=False,
