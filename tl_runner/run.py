@@ -38,6 +38,7 @@ from .presentation import clear, finish
 from .report.summary import show, where
 from .reporting import Reporting
 from .schema import check
+from .selection import objective
 from .stage import Stage, fit, source_accuracy
 from .trained import start
 from .types import DataInfo
@@ -82,7 +83,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     model = _model(config, data)
 
     fitted: dict[str, Fitted] = {}
-    before = source_accuracy(next(iter(stages.values())), model, data) if model.past else None
+    before = source_accuracy(next(iter(stages.values())), model, data) if "head" in model.trained else None
     for name, stage in stages.items():
         done = restore(folder, name, model) if resume else None
         if done is None:
@@ -94,6 +95,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
             store(done, folder, name)
         fitted[name] = done
         model.past[name] = folder / "checkpoints" / name / "last.ckpt"
+        model.trained = {"backbone", "neck", "head"}
         rows = [{"stage": stage_name, **row} for stage_name, f in fitted.items() for row in f.history]
         replace_text(folder / "metrics.csv", as_csv(rows))
 
@@ -109,6 +111,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
             ]
             if accuracy is not None
         },
+        "objective": objective(config["objective"], fitted[name].picks),
         "seconds": round(time.perf_counter() - started, 3),
         "environment": environment(data.fingerprint),
         "config": config,
@@ -231,6 +234,7 @@ def _model(config: Config, data: Prepared) -> Model:
         model.past["init_from"] = start(
             model, config["init_from"], config["init_parts"], data.info, config["model"]["backbone"]
         )
+        model.trained = set(config["init_parts"])
     return model
 
 

@@ -15,10 +15,11 @@ from .parts import of_extra
 
 ROOT = (
     *("data", "model", "method", "tuning", "optim", "augment", "trainer"),
-    *("validators", "metrics", "recipe", "report", "predictions", "sweep"),
+    *("validators", "metrics", "recipe", "sweep", "objective", "report", "predictions"),
     *("init_from", "init_parts", "paths", "seed"),
 )
 PARTS = ("backbone", "neck", "head")
+LABELLED = ("source_val", "labeled_val")
 PREDICTIONS = ("none", "csv", "parquet")
 STAGE = ("method", "tuning", "optim", "augment", "trainer", "epochs")
 
@@ -41,6 +42,11 @@ def check_root(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"seed: expected a whole number >= 0, got {seed!r}")
     if not isinstance(config.get("init_from"), str | None):
         problems.append(f"init_from: expected a run folder or a checkpoint, got {config['init_from']!r}")
+    known = [*LABELLED, "oracle", *(config.get("validators") or {}), *(config.get("metrics") or {})]
+    if (name := config.get("objective")) not in known:
+        problems.append(
+            f"objective: expected a validator or a metric, got {name!r}{nearest(str(name), known)}"
+        )
     parts = config.get("init_parts")
     if not isinstance(parts, list) or not parts or not set(map(str, parts)) <= set(PARTS):
         problems.append(f"init_parts: expected some of {', '.join(PARTS)}, got {parts!r}")
@@ -79,6 +85,13 @@ def check(config: Mapping[str, Any]) -> None:
         problems += _check_node(path, node)
     if problems:
         raise ConfigError(problems)
+    from .validators import RankEnsemble
+
+    name = config["objective"]
+    if name in config["validators"] and _locate(config["validators"][name]["_target_"]) is RankEnsemble:
+        raise ConfigError(
+            [f"objective: the ranks of '{name}' compare epochs of one run, not runs; take im, say"]
+        )
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
