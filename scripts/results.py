@@ -1,7 +1,7 @@
 """Measured numbers: from the runs' `results.json` to `docs/results/*.csv`, and from those to `docs/results.md`.
 
     python scripts/results.py collect NAME RUNS...    add runs (folders, searched) to docs/results/NAME.csv
-    python scripts/results.py write [--check]         write docs/results.md; with --check only compare
+    python scripts/results.py write [--check]         write docs/results.md and its figures; with --check only compare
 
 NAME is an experiment with dashes (`office31-frozen`), or `digits` for the embedded data. A run of the same method,
 domains and seed replaces the row that is there. Numbers reach the page in no other way.
@@ -18,9 +18,14 @@ from pathlib import Path
 import pandas as pd
 
 from tl_runner.commands.list import describe
+from tl_runner.files import replace_bytes
 from tl_runner.report import statistics
-from tl_runner.report.render import grid
+from tl_runner.report.comparison import Comparison, of_scores
+from tl_runner.report.plots import CAPTIONS, plots
+from tl_runner.report.render import markdown
 from tl_runner.report.runs import Run, find
+from tl_runner.report.style import png, style
+from tl_runner.report.tables import tables
 from tl_runner.report.words import spread_of
 
 ROOT = Path(__file__).parent.parent
@@ -77,9 +82,8 @@ def averages(rows: pd.DataFrame, pick: str) -> pd.DataFrame:
     return statistics.averages(scores(rows, pick))
 
 
-def ranked(rows: pd.DataFrame) -> list[str]:
-    """Methods, the best at the last epoch first; those that lack a transfer at the end."""
-    return list(averages(rows, "last").mean().sort_values(ascending=False, kind="stable").index)
+def compared(rows: pd.DataFrame) -> Comparison:
+    return of_scores({pick: scores(rows, pick) for pick in picks(rows)})
 
 
 def section(name: str, rows: pd.DataFrame) -> Iterator[str]:
@@ -90,29 +94,18 @@ def section(name: str, rows: pd.DataFrame) -> Iterator[str]:
     yield f"{about}. Seeds {', '.join(seeds)}; {dates[0]}" + (f" to {dates[-1]}" if len(dates) > 1 else "")
     yield f"({', '.join(machine)}, torch {', '.join(sorted(set(rows['torch'])))})."
     yield ""
-    yield "Target accuracy at the **last epoch**, in percent, mean ± standard deviation over seeds:"
-    yield ""
-    last = scores(rows, "last")
-    transfers = list(last.index.unique("transfer"))
-    several = len(transfers) > 1
-    by_pick = {pick: averages(rows, pick) for pick in picks(rows)}
+    comparison = compared(rows)
+    yield from (markdown(table, level=3) for table in tables(comparison))
+    for figure in plots(comparison):
+        yield f"![{CAPTIONS[figure]}](results/{name}-{figure}.png)"
+        yield ""
 
-    def accuracy(method: str) -> Iterator[str]:
-        yield method
-        yield from (plus_minus(last[method].xs(t, level="transfer")) for t in transfers)
-        if several:
-            average = plus_minus(by_pick["last"][method])
-            yield f"**{average}**" if average != "–" else average
 
-    yield from grid(["method", *transfers, *(["average"] if several else [])], map(accuracy, ranked(rows)))
-    yield ""
-    yield "The same by who **picks the epoch**" + (", averaged over the transfers" if several else "")
-    yield "(`oracle` looks at the target's labels: it is what most papers report and nobody has):"
-    yield ""
-    complete = [method for method in ranked(rows) if by_pick["last"][method].notna().any()]
-    lines = ([m, *(plus_minus(average[m]) for average in by_pick.values())] for m in complete)
-    yield from grid(["method", *by_pick], lines)
-    yield ""
+def draw(path: Path) -> None:
+    """The figures of a table, beside it."""
+    with style():
+        for figure, make in plots(compared(read(path))).items():
+            replace_bytes(path.with_name(f"{path.stem}-{figure}.png"), png(make()))
 
 
 def heading(name: str) -> str:
@@ -127,6 +120,14 @@ def heading(name: str) -> str:
     return f"{describe(file)[0]} (`experiment={experiment}`)"
 
 
+def measured() -> Iterator[Path]:
+    """The tables of accuracies."""
+    for path in sorted(FOLDER.glob("*.csv")):
+        rows = read(path)
+        if len(rows) and set(KEY) <= set(rows):
+            yield path
+
+
 def page() -> str:
     lines = [
         "# Measured",
@@ -135,12 +136,11 @@ def page() -> str:
         "the runs' `results.json`. No epoch here was picked by a target label but those under `oracle`. Where a",
         "published setting did not carry over, a method's defaults were looked for on A→W and D→A with frozen",
         "features and on the embedded digits, one seed: for these, target labels have been seen.",
+        "How to read the tables: [comparing runs](comparisons.md).",
         "",
     ]
-    for path in sorted(FOLDER.glob("*.csv")):
-        rows = read(path)
-        if len(rows) and set(KEY) <= set(rows):
-            lines += section(path.stem, rows)
+    for path in measured():
+        lines += section(path.stem, read(path))
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -158,6 +158,8 @@ def main() -> None:
         collect(arguments.name, arguments.runs)
     elif not arguments.check:
         PAGE.write_text(page())
+        for path in measured():
+            draw(path)
     elif PAGE.read_text() != page():
         sys.exit("docs/results.md is stale: run python scripts/results.py write")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import rich
 from conftest import Tlrun, write_run
 from matplotlib.text import Text
+from rich.console import Console
 
 from tl_runner.commands.report import after_sweep, main
 from tl_runner.errors import DataError, UserError
@@ -21,7 +23,7 @@ from tl_runner.report.baselines import against, baselines
 from tl_runner.report.comparison import Comparison, compare
 from tl_runner.report.plots import plots
 from tl_runner.report.publish import write
-from tl_runner.report.render import latex, markdown
+from tl_runner.report.render import latex, markdown, terminal
 from tl_runner.report.runs import find
 from tl_runner.report.style import style
 from tl_runner.report.tables import Table, tables
@@ -176,6 +178,25 @@ def test_where_a_run_took_place_is_no_difference(tmp_path: Path) -> None:
     write_run(tmp_path / "there", seed=1, paths={"data": "/elsewhere"}, root="/elsewhere/x")
     (row,) = compared(tmp_path).rows
     assert len(row.runs) == 2
+
+
+def test_what_only_looks_at_the_training_is_no_difference(tmp_path: Path) -> None:
+    for seed, chunk in enumerate((1, 2)):
+        validators = {"im": {"_target_": "IM"}, "snd": {"_target_": "SND", "chunk": chunk}}
+        write_run(tmp_path / str(seed), seed=seed, picks={"last": 0.5, "snd": 0.5}, validators=validators)
+    assert len(compared(tmp_path).rows) == 1
+    assert {r.name for r in compared(tmp_path, pick="snd").rows} == {
+        "mmd, validators.snd.chunk=1",
+        "mmd, validators.snd.chunk=2",
+    }
+
+
+def test_sweeps_that_looked_at_target_labels_are_named(small: Path) -> None:
+    file = small / "mmd,b,0" / "results.json"
+    objective = {"name": "oracle", "value": 1.0, "sees_target_labels": True}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"objective": objective}))
+    (note,) = [note for note in compared(small).notes if "objective" in note]
+    assert note.endswith("looked at target labels: mmd,b,0.")
 
 
 def test_of_two_alike_the_newer_counts(small: Path) -> None:
@@ -373,6 +394,18 @@ def test_names_are_text_wherever_they_are_printed(tmp_path: Path) -> None:
     assert set(runs["row"]) >= {EVIL, "mmd"}
 
 
+def test_no_name_steers_the_terminal(tmp_path: Path) -> None:
+    for seed in range(2):
+        file = write_run(tmp_path / str(seed), "mcc", seed=seed) / "results.json"
+        file.write_text(file.read_text().replace('"method": "mcc"', '"method": "m\\u001b[2J\\u0007\\ncc"'))
+    stream = StringIO()
+    for table in tables(compared(tmp_path)):
+        Console(file=stream, width=200).print(terminal(table, 200))
+    told = stream.getvalue()
+    assert "m�[2J��cc" in told
+    assert "\x1b" not in told
+
+
 def test_files(small: Path, tmp_path: Path) -> None:
     (write_run(small / "broken", "mcc", seed=7) / "results.json").write_text("{")
     comparison, out = compared(small), tmp_path / "out"
@@ -418,7 +451,7 @@ def _figures(root: Path, methods: int, transfers: int, seeds: int) -> set[str]:
     }
     grid(root, values)
     with style():
-        made = plots(compared(root))
+        made = {name: draw() for name, draw in plots(compared(root)).items()}
         for name, figure in made.items():
             figure.canvas.draw()
             texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text()]
@@ -448,14 +481,14 @@ def test_command_line(
     tmp_path: Path, tlrun: Tlrun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sweep compares its runs by itself, lists the job that failed, and can be compared anew."""
-    methods = "method=source_only,mmd,finetune"
-    done = tlrun("-m", *FAST, methods, "hydra.sweep.dir=sweep", check=False, env=WIDE)
+    grid = ("method=source_only,mmd,finetune", "seed=0,1", "hydra.sweep.dir=sweep")
+    done = tlrun("-m", *FAST, *grid, check=False, env=WIDE)
     assert done.returncode == 1
     assert "reads role 'labeled'" in done.stderr
     report = tmp_path / "work" / "sweep" / "report"
     assert f"Comparison: {report}" in done.stdout
     assert "clean → photo" in done.stdout
-    assert re.search(r"method=finetune\S* +failed +stage adapt", done.stdout)
+    assert len(re.findall(r"method=finetune\S* +failed +stage adapt", done.stdout)) == 2
     assert "pruned" not in done.stdout, "no library's chatter"
     assert {"comparison.html", "scores.png", "gains.pdf"} <= {file.name for file in report.iterdir()}
 

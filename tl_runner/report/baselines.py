@@ -30,7 +30,7 @@ class Against:
         transfers: `difference`, `n` and `p` of a loss, by transfer; see `statistics.transfers_against`.
         runs: over all pairs of transfer and seed.
         gained: difference of the averages over the transfers; NaN if no seed has them all.
-        p: of Wilcoxon's test, two-sided, Holm-adjusted over all rows with this baseline.
+        test: of what the comparison tests. p: its p, Holm-adjusted over all rows with this baseline.
     """
 
     row: Row
@@ -38,6 +38,7 @@ class Against:
     transfers: pd.DataFrame
     runs: statistics.Paired
     gained: float
+    test: statistics.Paired
     p: float
 
     @property
@@ -73,7 +74,8 @@ def against(comparison: Comparison, name: str) -> list[Against]:
     pairs = [(row, base) for row in comparison.rows if (base := baselines(comparison, row).get(name))]
     scores, tested = comparison.better(), comparison.tested
     averages = statistics.averages(scores)
-    p = statistics.holm([statistics.paired(tested[r.name], tested[b.name]).p for r, b in pairs])
+    tests = [statistics.paired(tested[row.name], tested[base.name]) for row, base in pairs]
+    adjusted = statistics.holm([test.p for test in tests])
     return [
         Against(
             row,
@@ -81,7 +83,8 @@ def against(comparison: Comparison, name: str) -> list[Against]:
             statistics.transfers_against(scores[row.name], scores[base.name]),
             statistics.paired(scores[row.name], scores[base.name]),
             float((averages[row.name] - averages[base.name]).mean()),
-            float(adjusted),
+            test,
+            float(p),
         )
-        for (row, base), adjusted in zip(pairs, p, strict=True)
+        for (row, base), test, p in zip(pairs, tests, adjusted, strict=True)
     ]

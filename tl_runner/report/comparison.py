@@ -139,8 +139,17 @@ def compare(
     configs = {run: config_of(run) for run in done}
     check_keys((*by, *over, *ignore), configs.values())
     free = (*over, *ignore, *PLACE)
+    judge = (f"validators.{pick}", f"metrics.{metric}")
     columns = tuple(key for key in over if key != "seed")
-    shared = [{k: v for k, v in configs[run].items() if not within(k, free)} for run in done]
+    shared = [
+        {
+            key: value
+            for key, value in configs[run].items()
+            # Of those that only look at the training, the ones that are looked at here.
+            if not within(key, free) and (within(key, judge) or not within(key, ("validators", "metrics")))
+        }
+        for run in done
+    ]
     placed = [{k: v for k, v in configs[run].items() if within(k, columns)} for run in done]
     names = tell_apart([label(run, by) for run in done], shared)
     transfers = tell_apart([label(run, columns) for run in done], placed)
@@ -161,6 +170,12 @@ def compare(
     scores = {p: _scores(made, metric, p) for p in dict.fromkeys(p for run in done for p in _picks(run))}
     comparison = Comparison(metric, pick, pairs, by, over, made, scores, listed, _notes(made, by, ignore))
     return _best_first(comparison)
+
+
+def of_scores(scores: dict[str, pd.DataFrame]) -> Comparison:
+    """A comparison of numbers alone: pick -> accuracies in percent, a column for each method, all of the same task."""
+    rows = [Row(str(name), str(name), {}) for name in scores["last"]]
+    return _best_first(Comparison("accuracy", "last", "runs", BY, OVER, rows, scores, [], []))
 
 
 def _comparable(runs: list[Run], metric: str, pick: str) -> tuple[list[Run], list[tuple[Run, str]]]:
@@ -231,6 +246,17 @@ def _notes(rows: Sequence[Row], by: Sequence[str], ignore: Sequence[str]) -> lis
         groups = dict.fromkeys(".".join(key.split(".")[:3]) for key in keys)
         text = ", ".join(list(groups)[:12]) + (f" and {len(groups) - 12} more" if len(groups) > 12 else "")
         notes.append(f"The rows differ not only in {', '.join(by)}, but also in {text}.")
+    seeing = [
+        str(run.folder.name)
+        for row in rows
+        for run in row.runs.values()
+        if run.results and run.results.get("objective", {}).get("sees_target_labels") is True
+    ]
+    if seeing:
+        notes.append(
+            f"No honest result, for the objective of its sweep looked at target labels: {', '.join(seeing[:3])}"
+            + (f" and {len(seeing) - 3} more." if len(seeing) > 3 else ".")
+        )
     if ignore:
         notes.append(f"Runs of one row may differ in {', '.join(ignore)}.")
     return notes

@@ -12,9 +12,9 @@ from .runs import Run, flat
 Config = Mapping[str, Any]
 """Leaves of a config by their dotted keys."""
 
-# Where a run took place, not what it was.
+# Where a run took place and what was made of it, not what it was.
 PLACE = (
-    *("paths", "data.cache", "data.cache_dir", "data.workers", "report", "predictions", "sweep"),
+    *("paths", "data.cache", "data.cache_dir", "data.workers", "report", "predictions", "sweep", "objective"),
     *("trainer.accelerator", "trainer.log_every", "trainer.eval_batch_size"),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pandas as pd
 import scikit_posthocs
@@ -24,19 +25,27 @@ MOST = 14
 """Transfers that are drawn one by one; of more, the average alone."""
 
 
-def plots(comparison: Comparison) -> dict[str, Figure]:
-    """`scores`; `gains`, if there is a source_only; `ranks`, if a test can tell rows apart.
+CAPTIONS = {
+    "scores": "Dots: means; bars: standard deviations; ticks: seeds. The dashed line is source_only.",
+    "gains": "What each row gains over source_only on the same transfers and seeds; orange: negative transfer.",
+    "ranks": "Critical differences: average ranks, 1 is best; a bar joins rows that Wilcoxon's tests, Holm-adjusted, "
+    "do not tell apart at 5 %.",
+}
+
+
+def plots(comparison: Comparison) -> dict[str, Callable[[], Figure]]:
+    """What draws each figure: `scores`; `gains`, if there is a source_only; `ranks`, if a test can tell rows apart.
 
     To be called, and the figures to be saved, within `style()`.
     """
     found = against(comparison, "source_only")
-    made = {"scores": _scores(comparison, found)}
+    made: dict[str, Callable[[], Figure]] = {"scores": partial(_scores, comparison, found)}
     if found:
-        made["gains"] = _gains(comparison, found)
+        made["gains"] = partial(_gains, comparison, found)
     rivals = comparison.tested[[row.name for row in comparison.rivals]].dropna()
     tests = rivals.shape[1] * (rivals.shape[1] - 1) / 2
     if rivals.shape[1] > 2 and tests * statistics.smallest_p(len(rivals)) < statistics.ALPHA:
-        made["ranks"] = _ranks(rivals)
+        made["ranks"] = partial(_ranks, rivals)
     return made
 
 
@@ -85,6 +94,8 @@ def _panels(
         axes.set_yticks(range(len(names)), _shortened(names))
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
+    if len(comparison.transfers) > MOST:
+        label += f"; average over {len(comparison.transfers)} transfers"
     made.supxlabel("\n".join(textwrap.wrap(label, int(15 * width))), fontsize=9)
     return made
 
@@ -153,7 +164,7 @@ def _ranks(tested: pd.DataFrame) -> Figure:
     ranks, _ = statistics.ranks(tested)
     p = statistics.pairwise(tested)
     ranks.index = p.index = p.columns = pd.Index(_shortened(ranks.index))
-    made = figure(0.9 + 0.14 * len(ranks))
+    made = figure(0.9 + 0.14 * len(ranks), min(WIDTH, 2.8 + 0.5 * len(ranks)))
     axes = made.subplots()
     scikit_posthocs.critical_difference_diagram(
         *(ranks, p),

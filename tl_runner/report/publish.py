@@ -19,7 +19,7 @@ from ..files import replace_bytes
 from . import statistics
 from .comparison import Comparison
 from .cost import costs
-from .plots import plots
+from .plots import CAPTIONS, plots
 from .render import latex, latex_text, markdown
 from .style import DPI, png, style
 from .tables import Table
@@ -27,13 +27,6 @@ from .words import picked
 
 # It tells of every table of every font that goes into a PDF.
 logging.getLogger("fontTools").setLevel(logging.WARNING)
-
-CAPTIONS = {
-    "scores": "Dots: means; bars: standard deviations; ticks: seeds. The dashed line is source_only.",
-    "gains": "What each row gains over source_only on the same transfers and seeds; orange: negative transfer.",
-    "ranks": "Critical differences: average ranks, 1 is best; a bar joins rows that Wilcoxon's tests, Holm-adjusted, "
-    "do not tell apart at 5 %.",
-}
 
 
 def write(comparison: Comparison, tables: Sequence[Table], folder: Path) -> list[Path]:
@@ -45,7 +38,7 @@ def write(comparison: Comparison, tables: Sequence[Table], folder: Path) -> list
         DataError: if the folder cannot be written.
     """
     with style():
-        figures = plots(comparison)
+        figures = {name: draw() for name, draw in plots(comparison).items()}
         images = {name: png(made) for name, made in figures.items()}
         prints = {name: _pdf(made) for name, made in figures.items()}
     title = f"{comparison.metric} {picked(comparison.pick)}, by {', '.join(comparison.by)}"

@@ -40,23 +40,30 @@ def terminal(table: Table, width: int = 10**9) -> Group:
     narrow = sum(max(map(len, column)) + 2 for column in columns) > width
     for i, head in enumerate(table.head):
         justify: Literal["left", "right"] = "right" if i and not table.words else "left"
-        made.add_column(Text(head), justify=justify, overflow="fold", no_wrap=i == 0 and not table.words)
+        made.add_column(_text(head), justify=justify, overflow="fold", no_wrap=i == 0 and not table.words)
     for line in table.lines:
         texts = [c.brief if narrow and c.brief else c.text for c in line]
         styles = ["bold" if c.best else "yellow" if c.loses else "" for c in line]
-        made.add_row(*map(Text, texts, styles))
-    return Group(Text(table.title, "bold"), made, *(Text(note, "dim") for note in table.notes), "")
+        made.add_row(*map(_text, texts, styles))
+    return Group(_text(table.title, "bold"), made, *(_text(note, "dim") for note in table.notes), "")
 
 
-def markdown(table: Table) -> str:
-    """GitHub's; the best of a column in bold."""
+def _text(text: str, style: str = "") -> Text:
+    """Neither markup nor anything that a terminal would obey."""
+    return Text("".join(c if c.isprintable() else "\ufffd" for c in text), style)
+
+
+def markdown(table: Table, level: int = 2) -> str:
+    """GitHub's; the best of a column in bold. `level`: of the heading."""
 
     def cell(c: Cell) -> str:
         return f"**{escaped(c.text)}**" if c.best else escaped(c.text)
 
     lines = grid(map(escaped, table.head), (map(cell, line) for line in table.lines))
     notes = [f"- {escaped(note)}" for note in table.notes]
-    return "\n".join([f"## {escaped(table.title)}", "", *lines, "", *notes, *([""] if notes else [])])
+    return "\n".join(
+        [f"{'#' * level} {escaped(table.title)}", "", *lines, "", *notes, *([""] if notes else [])]
+    )
 
 
 def grid(head: Iterable[str], lines: Iterable[Iterable[str]]) -> Iterator[str]:

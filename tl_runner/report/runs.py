@@ -52,6 +52,7 @@ class Results(TypedDict):
     config: dict[str, Any]
     environment: NotRequired[dict[str, Any]]
     source_accuracy: NotRequired[dict[str, float]]
+    objective: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,7 @@ def tables(comparison: Comparison, ci: bool = False) -> list[Table]:
     made = [_scores(comparison, spread, ci), _by_pick(comparison, spread)]
     made += [_against(comparison, name, found) for name, found in baselines if found]
     made += [_to_best(comparison)] if len(comparison.rivals) > 1 else []
-    made += [_cost(comparison)]
+    made += [_cost(comparison)] if any(row.runs for row in comparison.rows) else []
     return [*made, _listed(comparison)] if comparison.listed else made
 
 
@@ -155,13 +155,18 @@ def _by_pick(comparison: Comparison, spread: Spread) -> Table:
     names = [row.name for row in comparison.rivals]
     columns = {pick: averages(comparison.scores[pick]) for pick in comparison.picks}
     best = {pick: _highest(averages(comparison.better(pick)[names]).mean()) for pick in comparison.picks}
+    without = [r.name for r in comparison.rows if not any(c[r.name].notna().any() for c in columns.values())]
     for row in comparison.rows:
+        if row.name in without:
+            continue
         line = [Cell(row.name)]
         for pick, column in columns.items():
             values = column[row.name]
             brief = number(values.mean(), comparison.metric)
             line.append(Cell(spread(values), row.name in best[pick], brief=brief))
         table.lines.append(line)
+    if without:
+        table.notes.append(f"No average, for lack of transfers: {', '.join(without)}.")
     if "oracle" in columns:
         table.notes.append(
             "oracle looks at the target's labels: it is what most papers report and nobody has."
@@ -200,7 +205,7 @@ def _against(comparison: Comparison, name: str, found: Sequence[Against]) -> Tab
         )
     if lost and name == "source_only":
         table.notes.append(f"{LOSES} {_told_by([a.transfers for a in found])}")
-    table.notes += _of_p(comparison, len(found))
+    table.notes += _of_p(comparison, [a.test for a in found])
     return table
 
 
@@ -209,14 +214,13 @@ def _blocks(comparison: Comparison, n: int, most: str = "") -> str:
     return f"{most}{n} {unit}{'s' * (n != 1)}" + (" of transfer and seed" if unit == "pair" else "")
 
 
-def _of_p(comparison: Comparison, tests: int) -> list[str]:
+def _of_p(comparison: Comparison, tests: Sequence[statistics.Paired]) -> list[str]:
     """How p was come by, and whether it could have been small."""
-    counts = comparison.tested.count()
-    n = int(counts.max())
-    blocks = _blocks(comparison, n, "up to " if counts.min() < n else "")
-    adjusted = f", Holm-adjusted for {tests} tests" if tests > 1 else ""
+    counts = [test.n for test in tests]
+    blocks = _blocks(comparison, max(counts), "up to " if min(counts) < max(counts) else "")
+    adjusted = f", Holm-adjusted for {len(tests)} tests" if len(tests) > 1 else ""
     text = f"p: Wilcoxon's signed-rank test over {blocks}, two-sided{adjusted}."
-    least = min(1.0, tests * statistics.smallest_p(n))
+    least = min(1.0, len(tests) * statistics.smallest_p(max(counts)))
     text += "" if least < ALPHA else f" So few cannot tell: p is {p_value(least)} at least."
     return [text, "Less is better: + is an improvement."] if comparison.metric in LOWER else [text]
 
@@ -235,7 +239,7 @@ def _to_best(comparison: Comparison) -> Table:
         table.lines.append(
             [Cell(row.name), Cell(gain(r.difference, comparison.metric)), *counts, Cell(p_value(p))]
         )
-    table.notes += _of_p(comparison, len(others))
+    table.notes += _of_p(comparison, results)
     return table
 
 
