@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import Tlrun, composed, image_folders, result_folder
+from conftest import CONFIGS, Tlrun, composed, image_folders, result_folder
+from test_configs import needs
 
 from tl_runner import presentation
 from tl_runner.cli import _decide_report
@@ -101,6 +102,18 @@ def test_predictions_of_a_checkpoint_have_the_accuracy_that_the_run_reported(
         shares = {name.removeprefix("p_"): float(p) for name, p in row.items() if name.startswith("p_")}
         assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
         assert max(shares.values()) == float(row["probability"]) == shares[row["predicted"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", CONFIGS["method"])
+def test_every_method_predicts_from_its_checkpoint_what_it_was_scored_by(method: str, tmp_path: Path) -> None:
+    config = composed("trainer=smoke", f"method={method}", *needs(method))
+    results = run(config, tmp_path)
+    again = reopen(tmp_path, config)
+    for stage, found in results["stages"].items():
+        rows = table(presentation.write_predictions(again, stage, "last", "csv"))
+        right = np.mean([row["true"] == row["predicted"] for row in rows])
+        assert right == pytest.approx(found["picks"]["last"]["target"]["accuracy"], abs=1e-6)
 
 
 def test_kept_outputs_are_those_of_the_checkpoint_asked_for(tmp_path: Path) -> None:
