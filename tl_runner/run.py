@@ -123,7 +123,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     }
     replace_text(folder / "results.json", json.dumps(results, indent=2))
     show(results, rich.get_console())
-    finish(_finished(config, stages, data, folder), reporting, config["predictions"])
+    finish(Finished(folder, stages, data, partial(_model, config, data)), reporting, config["predictions"])
     where(results, rich.get_console())
     return results
 
@@ -148,12 +148,7 @@ def reopen(folder: Path, config: Config) -> Finished:
     # A method may remember every sample that it was trained on.
     sizes = {role: told["rows"].get(role, size) for role, size in data.info.sizes.items()}
     data = replace(data, info=replace(data.info, sizes=sizes))
-    return _finished(config, stages, data, folder)
-
-
-def _finished(config: Config, stages: dict[str, Stage], data: Prepared, folder: Path) -> Finished:
-    head_trained = config["init_from"] is not None and "head" in config["init_parts"]
-    return Finished(folder, stages, data, partial(_model, config, data), head_trained)
+    return Finished(folder, stages, data, partial(_model, config, data))
 
 
 def _keep_memory() -> None:
