@@ -68,8 +68,38 @@ def method_config(name: str) -> Node:
     return dict(plain["method"])
 
 
+def inherited(config: Node) -> Node:
+    """The config with each stage's changes made to what they change: the run's own method, optimiser and so on.
+
+    A stage's mapping without `_target_` is such changes; one with it replaces the run's.
+    """
+    if not (stages := (config.get("recipe") or {}).get("stages")):
+        return config
+    return {
+        **config,
+        "recipe": {**config["recipe"], "stages": {k: _inherits(v, config) for k, v in stages.items()}},
+    }
+
+
+def _inherits(stage: Node | None, config: Node) -> Node | None:
+    return stage and {
+        key: _merged(dict(config[key]), dict(value))
+        if isinstance(value, Mapping) and "_target_" not in value and isinstance(config.get(key), Mapping)
+        else value
+        for key, value in stage.items()
+    }
+
+
+def _merged(node: Node, changes: Node) -> Node:
+    def one(old: Any, new: Any) -> Any:
+        both = isinstance(old, Mapping) and isinstance(new, Mapping) and "_target_" not in new
+        return _merged(dict(old), dict(new)) if both else new
+
+    return node | {key: one(node.get(key), value) for key, value in changes.items()}
+
+
 def expand(config: Node, load: Callable[[str], Node] = method_config) -> Node:
-    """The config with every name replaced by the config it stands for.
+    """The config with every name replaced by the config it stands for, and each stage's inheritance filled in.
 
     Args:
         load: a method's name -> its config.
@@ -77,7 +107,8 @@ def expand(config: Node, load: Callable[[str], Node] = method_config) -> Node:
     Raises:
         ConfigError: if an entry is neither a name nor a mapping.
     """
-    result: Node = {**config}
+    config = inherited(config)
+    result = {**config}
     for place, node in list(methods(config)):
         try:
             full = _expanded(node, load)

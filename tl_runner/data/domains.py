@@ -37,6 +37,7 @@ class Prepared:
         info: for models and methods, but for the sample shape that the model sees.
         contents: fingerprint of what each store holds, by its id.
         fingerprint: of all of it.
+        names: of each domain's samples, in the order of its store.
     """
 
     roles: dict[str, Rows]
@@ -45,6 +46,7 @@ class Prepared:
     info: DataInfo
     contents: dict[int, str] = field(default_factory=dict)
     fingerprint: str = ""
+    names: dict[str, list[str]] = field(default_factory=dict)
 
     def only(self, *names: str) -> Prepared:
         """The same without any other role or evaluation set."""
@@ -222,7 +224,8 @@ class DomainData:
             for name, s in domains.items()
         }
         whole = hashlib.sha256(repr((sorted(prints.items()), sorted(labelled.items()))).encode()).hexdigest()
-        return Prepared(roles, evaluation, truth, info, contents, whole)
+        names = {name: s.names for name, s in domains.items()}
+        return Prepared(roles, evaluation, truth, info, contents, whole, names)
 
     def _labeled(self, name: str, y: Array, train: Array, classes: tuple[str, ...]) -> Array:
         number, share = self.labeled_per_class, self.label_fraction

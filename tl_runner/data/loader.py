@@ -202,21 +202,57 @@ class EvalLoader:
     Args:
         rows: what to read. batch_size: rows per batch. augment: its central view is shown.
         device: where batches are made. limit: at most so many rows; None: all.
+        only: these rows, in this order.
     """
 
     def __init__(
-        self, rows: Rows, batch_size: int, augment: Augment, device: torch.device, limit: int | None = None
+        self,
+        rows: Rows,
+        batch_size: int,
+        augment: Augment,
+        device: torch.device,
+        limit: int | None = None,
+        only: Tensor | None = None,
     ) -> None:
         self.rows, self.batch_size, self.augment, self.device = rows, batch_size, augment.center(), device
-        self.count = len(rows) if limit is None else min(limit, len(rows))
+        self.order = torch.arange(len(rows))[:limit] if only is None else only
+        self.count = len(self.order)
 
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        g = torch.Generator()
-        for row in torch.split(torch.arange(self.count), self.batch_size):
-            yield self.rows.batch(row, self.augment(self.rows.gather(row).to(self.device), g)).to(self.device)
+        for row in torch.split(self.order, self.batch_size):
+            yield self.rows.batch(row, self.views(row)).to(self.device)
+
+    def views(self, row: Tensor) -> tuple[Tensor, ...]:
+        return self.augment(self.rows.gather(row).to(self.device), torch.Generator())
+
+
+class MixedLoader(EvalLoader):
+    """Each row mixed with the next one, the last with the first: weight · x_i + (1 − weight) · x_{i+1}.
+
+    Args:
+        only: these rows, in this order. Images stay bytes, rounded.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int,
+        augment: Augment,
+        device: torch.device,
+        only: Tensor,
+        weight: float,
+    ) -> None:
+        super().__init__(rows, batch_size, augment, device, only=only)
+        self.weight, self.partner = weight, torch.zeros(len(rows), dtype=torch.long)
+        self.partner[only] = only.roll(-1)
+
+    def views(self, row: Tensor) -> tuple[Tensor, ...]:
+        first, second = super().views(row)[0], super().views(self.partner[row])[0]
+        mixed = torch.lerp(second.float(), first.float(), self.weight)
+        return (mixed.round().to(first.dtype) if first.dtype == torch.uint8 else mixed.to(first.dtype),)
 
 
 def on_device(rows: Mapping[str, Rows], device: torch.device) -> dict[str, Rows]:

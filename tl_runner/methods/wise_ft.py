@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..nn.lora import beneath
 from ..nn.model import Model
 from ..nn.weights import of_checkpoint
-from ..types import Batches, Count, DataInfo, Fraction, Step
+from ..types import Batches, Count, DataInfo, Step
 from .base import Collect
 from .finetune import Finetune
 
@@ -24,16 +24,13 @@ class WiSEFT(Finetune):
     are interpolated along with the weights (the paper's networks have none).
 
     Args:
-        label_smoothing: as for `finetune`.
         points: of the line, both ends included; the stage needs as many epochs.
     """
 
     point: Tensor
 
-    def __init__(
-        self, model: Model, info: DataInfo, label_smoothing: Fraction = 0.0, points: Count = 11
-    ) -> None:
-        super().__init__(model, info, label_smoothing)
+    def __init__(self, model: Model, info: DataInfo, points: Count = 11) -> None:
+        super().__init__(model, info)
         self.points = points
         if len(model.past) < 2:
             raise UserError(
