@@ -23,16 +23,19 @@ def show(results: Mapping[str, Any], console: Console) -> None:
         took = f"stage {name}, {stage['timing']['seconds']:.0f} s"
         title = f"{stage['method']}: {results['data']}, on the target ({took})"
         table = Table(title=title, title_justify="left", title_style="bold")
-        table.add_column("checkpoint")
+        table.add_column("picked by", ratio=1)
         table.add_column("epoch", justify="right")
         metrics = list(stage["picks"]["last"]["target"])
         for metric in metrics:
             table.add_column(metric, justify="right")
-        table.add_column("picked by")
+        rows: dict[tuple[int, str], list[str]] = {}
         for pick, found in stage["picks"].items():
-            values = [number(metric, found["target"][metric]) for metric in metrics]
-            style = "dim" if pick == "oracle" else None
-            table.add_row(pick, str(found["epoch"]), *values, picked_by(pick), style=style)
+            rows.setdefault((found["epoch"], picked_by(pick)), []).append(pick)
+        for (epoch, _), picks in rows.items():
+            found = stage["picks"][picks[0]]["target"]
+            values = [number(metric, found[metric]) for metric in metrics]
+            names = ", ".join(picks) + (" (sees target labels)" if "oracle" in picks else "")
+            table.add_row(names, str(epoch), *values, style="dim" if "oracle" in picks else None)
         console.print(table)
     if (report := classification_report(results)) is not None:
         console.print(report)
