@@ -474,7 +474,7 @@ def test_a_teacher_of_larger_images_sees_them_larger() -> None:
             DataInfo(("a", "b", "d"), INFO.shape),
             "the teacher knows the classes a, b, d, and this data has a, b, c",
         ),
-        (DataInfo(INFO.classes, (1, 8, 8)), r"samples of shape \(1, 8, 8\), this stage has \(3, 8, 8\)"),
+        (DataInfo(INFO.classes, (1, 8, 8)), r"samples of shape \(1, 8, 8\), this data has \(3, 8, 8\)"),
     ],
 )
 def test_a_teacher_that_does_not_fit(info: DataInfo, says: str) -> None:

@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from conftest import Tlrun, composed
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from tl_runner import cli
@@ -26,7 +27,7 @@ from tl_runner.errors import ConfigError, UserError
 from tl_runner.module import TransferModule
 from tl_runner.run import run
 from tl_runner.schema import check
-from tl_runner.selection import Criterion, better, objective
+from tl_runner.selection import Criterion, better, value_of
 from tl_runner.validators import RankEnsemble
 
 SCORES = {
@@ -236,7 +237,8 @@ def test_an_objective_that_sees_labels_says_so(
 
 def test_an_objective_without_a_value() -> None:
     picks = {"last": {"target": {}, "validators": {}}}
-    assert objective("im", picks) == {"name": "im", "value": None, "sees_target_labels": False}
+    assert value_of("im", picks, False) is None
+    assert value_of("oracle", picks, True) is None
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,7 @@ def test_wrong_objectives(name: str, message: str) -> None:
 
 
 def test_a_job_returns_its_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)))
+    place = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)), mode=RunMode.RUN)
     monkeypatch.setattr(HydraConfig, "get", lambda: place)
     value = cli._job(OmegaConf.create(composed("trainer=smoke")))
     assert value == json.loads((tmp_path / "results.json").read_text())["objective"]["value"]

@@ -167,7 +167,7 @@ def test_means(folders: Path) -> None:
 def test_choosing_a_run(folders: Path) -> None:
     """Of three runs of one transfer, each at the criterion's own pick; the other transfer has one run."""
     found = study(find([folders]))
-    assert set(found.choices["transfer"]) == {"a -> b"}
+    assert set(found.choices["transfer"]) == {"a → b"}
     line = found.choices.set_index("criterion").loc["snd"]
     scores, truth = [4, 9, 4], [60, 20, 60]  # of a, b, c
     assert line["spearman"] == pytest.approx(correlations(scores, truth)["spearman"])

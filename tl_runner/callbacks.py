@@ -135,7 +135,10 @@ def link(file: Path, name: Path) -> None:
         try:
             part.hardlink_to(file)
         except OSError:
-            shutil.copyfile(file, part)
+            with file.open("rb") as whole, part.open("wb") as copy:
+                shutil.copyfileobj(whole, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
         part.replace(name)
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -32,14 +32,12 @@ class Finished:
 
     Attributes:
         model: builds the model as the run began with it.
-        head_trained: whether that one could already classify.
     """
 
     folder: Path
     stages: dict[str, Stage]
     data: Prepared
     model: Callable[[], Model]
-    head_trained: bool = False
 
     def walk(self) -> Iterator[tuple[str, Model]]:
         """Each stage, with the model as it found it.
@@ -53,6 +51,7 @@ class Finished:
             if restore(self.folder, name, model) is None:
                 raise UserError(f"the run in {self.folder} has not finished its stage {name}")
             model.past[name] = self.checkpoint(name, "last")
+            model.trained = {"backbone", "neck", "head"}
 
     def checkpoint(self, stage: str, pick: str) -> Path:
         """The file of the weights that a criterion picked.
@@ -134,6 +133,7 @@ def view(stage: Stage, model: Model, data: Prepared) -> Iterator[View]:
         model.to(device).eval()
         yield View(stage, seen, device)
     model.cpu()
+    stage.tuning.finish(model)
 
 
 def subset(rows: Rows, which: Array) -> Rows:

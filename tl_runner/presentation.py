@@ -20,7 +20,7 @@ from .data.loader import Rows, generator
 from .errors import UserError, reason
 from .evaluation import Array, Finished, Predict, View, subset, view
 from .nn.model import Model
-from .report import outputs, predictions
+from .report import outputs, predictions, runs
 from .report.outputs import About, StageOutputs
 from .reporting import Reporting
 
@@ -117,6 +117,7 @@ def observe(run: Finished, reporting: Reporting, name: str, model: Model) -> Sta
     count = min(len(rows), stage.trainer.eval_rows or len(rows))
     sample = _some(count, reporting.rows // 2, stage.seed)
     of_source = _some(0 if source is None else len(source), reporting.rows - len(sample), stage.seed)
+    classifies = "head" in model.trained
     with view(stage, model, run.data) as seen:
         asked, embedded = seen.data.evaluation[kind], _source(seen.data)
         others = None if embedded is None else subset(embedded, of_source)
@@ -151,7 +152,7 @@ def observe(run: Finished, reporting: Reporting, name: str, model: Model) -> Sta
         shown=shown,
         probabilities=torch.cat(probabilities).numpy() if len(shown) else np.zeros((0, len(classes))),
         y=y,
-        predicted_before=before.predicted if run.head_trained or name != next(iter(run.stages)) else None,
+        predicted_before=before.predicted if classifies else None,
         thumbnails=_thumbnails(subset(rows, shown)),
     )
     if reporting.baseline is not None:
@@ -184,10 +185,10 @@ def compare(found: StageOutputs, folder: Path) -> None:
     Raises:
         UserError: if it has other classes, or none of the samples.
     """
-    files = sorted((folder / "evaluation").glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
-    if not files:
-        raise UserError(f"report.baseline: {folder} kept no outputs")
-    other = outputs.read(files[-1])
+    run = runs.read(folder)
+    if run.results is None:
+        raise UserError(f"report.baseline: the run in {folder} is {run.status}")
+    other = outputs.read(outputs.path(folder, list(run.results["stages"])[-1]))
     if other.about.classes != found.about.classes:
         raise UserError(f"report.baseline: {folder} has other classes")
     theirs = {

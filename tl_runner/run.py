@@ -38,7 +38,7 @@ from .presentation import clear, finish
 from .report.summary import show, where
 from .reporting import Reporting
 from .schema import check
-from .selection import objective
+from .selection import sees_target_labels, value_of
 from .stage import Stage, fit, source_accuracy
 from .trained import start
 from .types import DataInfo
@@ -68,6 +68,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     """
     started = time.perf_counter()
     check(config)
+    sees = sees_target_labels(config["objective"], config["metrics"])
     _keep_memory()
     folder.mkdir(parents=True, exist_ok=True)
     clear(folder, config["recipe"]["stages"])
@@ -111,14 +112,18 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
             ]
             if accuracy is not None
         },
-        "objective": objective(config["objective"], fitted[name].picks),
+        "objective": {
+            "name": config["objective"],
+            "value": value_of(config["objective"], fitted[name].picks, sees),
+            "sees_target_labels": sees,
+        },
         "seconds": round(time.perf_counter() - started, 3),
         "environment": environment(data.fingerprint),
         "config": config,
     }
     replace_text(folder / "results.json", json.dumps(results, indent=2))
     show(results, rich.get_console())
-    finish(_finished(config, stages, data, folder), reporting, config["predictions"])
+    finish(Finished(folder, stages, data, partial(_model, config, data)), reporting, config["predictions"])
     where(results, rich.get_console())
     return results
 
@@ -143,12 +148,7 @@ def reopen(folder: Path, config: Config) -> Finished:
     # A method may remember every sample that it was trained on.
     sizes = {role: told["rows"].get(role, size) for role, size in data.info.sizes.items()}
     data = replace(data, info=replace(data.info, sizes=sizes))
-    return _finished(config, stages, data, folder)
-
-
-def _finished(config: Config, stages: dict[str, Stage], data: Prepared, folder: Path) -> Finished:
-    head_trained = config["init_from"] is not None and "head" in config["init_parts"]
-    return Finished(folder, stages, data, partial(_model, config, data), head_trained)
+    return Finished(folder, stages, data, partial(_model, config, data))
 
 
 def _keep_memory() -> None:

@@ -19,7 +19,6 @@ ROOT = (
     *("init_from", "init_parts", "paths", "seed"),
 )
 PARTS = ("backbone", "neck", "head")
-LABELLED = ("source_val", "labeled_val")
 PREDICTIONS = ("none", "csv", "parquet")
 STAGE = ("method", "tuning", "optim", "augment", "trainer", "epochs")
 
@@ -42,7 +41,13 @@ def check_root(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"seed: expected a whole number >= 0, got {seed!r}")
     if not isinstance(config.get("init_from"), str | None):
         problems.append(f"init_from: expected a run folder or a checkpoint, got {config['init_from']!r}")
-    known = [*LABELLED, "oracle", *(config.get("validators") or {}), *(config.get("metrics") or {})]
+    known = [
+        "source_val",
+        "labeled_val",
+        "oracle",
+        *(config.get("validators") or {}),
+        *(config.get("metrics") or {}),
+    ]
     if (name := config.get("objective")) not in known:
         problems.append(
             f"objective: expected a validator or a metric, got {name!r}{nearest(str(name), known)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,15 +13,13 @@ from .data.augment import Augment
 from .data.domains import Prepared
 from .data.loader import EvalLoader, MixedLoader, Rows, generator
 from .errors import UserError, nearest
-from .validators import Probe, RankEnsemble, Validator, needs
+from .validators import LABELLED, Probe, RankEnsemble, Validator, needs
 
 log = logging.getLogger(__name__)
 
 Row = Mapping[str, float]
 Criterion = Callable[[Sequence[Row]], Sequence[float]]
 """Scores of epochs, higher is better; only those of one call can be compared."""
-
-LABELLED = ("source_val", "labeled_val")
 
 
 def oracle(rows: Sequence[Row]) -> list[float]:
@@ -53,16 +51,19 @@ def usable(
             for unknown in set(members) - set(single):
                 hint = nearest(unknown, single)
                 raise UserError(f"validators.{name}.members: there is no validator '{unknown}'{hint}")
-        sets = [
-            ("role " + n.of if n.of == "source" else n.of) if isinstance(n, Probe) else n
-            for n in needs(validator)
-        ]
-        there = {*data.evaluation, *(f"role {role}" for role in data.roles)}
-        if missing := [s for s in sets if s not in there]:
+        if missing := [m for need in needs(validator) if (m := _missing(need, data))]:
             log.info("validator %s is left out: it looks at %s, which this stage lacks", name, missing[0])
         else:
             kept[name] = validator
     return kept
+
+
+def _missing(need: str | Probe, data: Prepared) -> str | None:
+    """What the data lacks for it."""
+    if isinstance(need, Probe) and need.of == "source":
+        return None if "source" in data.roles else "source"
+    name = need.of if isinstance(need, Probe) else need
+    return None if name in data.evaluation else name
 
 
 def criteria(
@@ -112,25 +113,31 @@ def better(criterion: Criterion, rows: Sequence[Row], pick: int | None) -> bool:
     return math.isfinite(scores[-1]) and (pick is None or scores[-1] > scores[pick])
 
 
-def objective(name: str, picks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The number that a sweep maximises, and whether target labels were seen for it.
+def sees_target_labels(objective: str, metrics: Collection[str]) -> bool:
+    """Whether what a sweep maximises is the oracle's, or a metric of the target; a warning says so."""
+    if sees := objective == "oracle" or objective in metrics:
+        log.warning(
+            "objective=%s looks at target labels: what is chosen by it is no honest result, and results.json "
+            "says so",
+            objective,
+        )
+    return sees
+
+
+def value_of(objective: str, picks: Mapping[str, Mapping[str, Any]], sees: bool) -> float | None:
+    """The number that a sweep maximises, None if there is none.
 
     Args:
-        name: a validator's or held-out labels': the score of its own pick; `oracle`: its pick's target
-            accuracy; a metric's: its value at the last epoch.
+        objective: a validator's name or that of held-out labels: the score of its own pick; `oracle`: the target
+            accuracy of its pick; a metric: its value at the last epoch.
         picks: of the last stage.
+        sees: target labels.
     """
-    value: float | None = None
-    sees = False
-    if name == "oracle":
-        sees, value = True, picks.get("oracle", {}).get("target", {}).get("accuracy")
-    elif name in picks["last"]["target"]:
-        sees, value = True, picks["last"]["target"][name]
-    elif name in picks:
-        value = picks[name]["validators"][name]
-    if sees:
-        log.warning(
-            "objective=%s looks at target labels: what is chosen by it is no honest result, and results.json says so",
-            name,
-        )
-    return {"name": name, "value": value, "sees_target_labels": sees}
+    if objective == "oracle":
+        found, name = picks.get("oracle", {}).get("target", {}), "accuracy"
+    elif sees:
+        found, name = picks["last"]["target"], objective
+    else:
+        found, name = picks.get(objective, {}).get("validators", {}), objective
+    value: float | None = found.get(name)
+    return value

@@ -21,7 +21,7 @@ from .data.loader import EvalLoader, Groups, Rows, StageLoader, key, on_device
 from .errors import UserError, nearest
 from .fitted import Fitted, picks
 from .methods.base import Method
-from .methods.combined import Builder, classes
+from .methods.combined import Builder, classes, sees_images
 from .metrics import MetricFactory
 from .module import TransferModule
 from .nn.backbones import Features
@@ -164,7 +164,7 @@ class cached_backbone:  # noqa: N801 (used like a function)
         images = len(data.info.shape) == 3
         if not (frozen and images and stage.tuning.cache_features):
             return data
-        if any(method.sees_images for method in classes(stage.method)):
+        if sees_images(stage.method):
             log.info("the backbone is frozen, and runs at every step: this method looks at the images")
             return data
         if not stage.augment.fixed:

@@ -37,10 +37,10 @@ def main(arguments: list[str], own: list[Path]) -> None:
     out = given.out or (Path() if beside == Path(beside.anchor) else beside) / "study"
     found = study(runs)
     made = tables(found)
+    write(found, made, out)
     console = rich.get_console()
     for table in made:
         console.print(terminal(table, console.width))
-    write(found, made, out)
     console.print(f"Study: {out}", markup=False, highlight=False, soft_wrap=True)
 
 

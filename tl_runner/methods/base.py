@@ -67,8 +67,9 @@ class Method(nn.Module):
     source_free: ClassVar[bool] = False
     """True for methods that adapt a trained model without its source data: they need an earlier stage or
     `init_from`, and their stage never opens the source."""
-    sees_images: ClassVar[bool] = False
-    """True for methods that need the images themselves, where cached features of a frozen backbone will not do."""
+    sees_images: ClassVar[bool | str] = False
+    """True for methods that need the images themselves, where cached features of a frozen backbone will not do; or
+    the argument with which they do."""
 
     def __init__(self, model: Model, info: DataInfo) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ class Distill(Method):
     """
 
     roles: tuple[str, ...] = ()
-    sees_images = True
+    sees_images = "teacher"
 
     def __init__(
         self,

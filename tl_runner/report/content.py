@@ -142,6 +142,8 @@ class Stage:
             f"What follows is of {checkpoint} (epoch {about.epoch}), on {count} rows {where}: "
             f"{', '.join(about.domains)}."
         )
+        if not len(outputs.predicted):
+            return
         if outputs.y is None:
             self.section.labelled = False
             self.section.about.append(

@@ -60,13 +60,13 @@ def write(folder: Path) -> Path:
     return page
 
 
-def inside(folder: Path, *parts: str) -> Path:
-    """A path in the run's folder.
+def inside(folder: Path, name: str) -> Path:
+    """A path in the run's folder, or in one of its own.
 
     Raises:
-        DataError: if a name or a link leads out of it.
+        DataError: if the name or a link leads out of it.
     """
-    path = folder.joinpath(*parts)
+    path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise DataError(f"{path} leads out of the run's folder")
     return path
@@ -108,7 +108,7 @@ def _save_figures(folder: Path, sections: list[Section]) -> None:
         if file.name not in made:  # An older page's.
             file.unlink()
     for name, content in made.items():
-        replace_bytes(inside(folder, FIGURES, name), content)
+        replace_bytes(inside(place, name), content)
 
 
 def _render(results: Mapping[str, Any], sections: list[Section]) -> str:

@@ -76,7 +76,8 @@ def study(runs: Iterable[Run]) -> Study:
     data = [{k: v for k, v in config_of(run).items() if k.startswith("data.")} for run in done]
     free = (*PLACE, "data.seed")
     transfers = tell_apart(
-        [run.transfer for run in done], [{k: v for k, v in d.items() if not within(k, free)} for d in data]
+        [run.transfer.replace(" -> ", " → ") for run in done],
+        [{k: v for k, v in each.items() if not within(k, free)} for each in data],
     )
     picks = pd.DataFrame(
         [
@@ -90,7 +91,7 @@ def study(runs: Iterable[Run]) -> Study:
             {"transfer": transfer, **line}
             for transfer in dict.fromkeys(transfers)
             for line in _of_transfer(
-                [each for each, name in zip(judged, transfers, strict=True) if name == transfer], picks
+                [each for each, name in zip(judged, transfers, strict=True) if name == transfer]
             )
         ]
     )
@@ -178,7 +179,7 @@ def _of_run(run: Run, history: pd.DataFrame) -> list[dict[str, Any]]:
     return lines
 
 
-def _of_transfer(runs: Sequence[tuple[Run, pd.DataFrame]], picks: pd.DataFrame) -> list[dict[str, Any]]:
+def _of_transfer(runs: Sequence[tuple[Run, pd.DataFrame]]) -> list[dict[str, Any]]:
     """Over runs: each stands at its own pick, as a sweep sees it."""
     best = max(float(history[TRUTH].max()) for _, history in runs)
     lines = []
@@ -203,9 +204,7 @@ def _of_transfer(runs: Sequence[tuple[Run, pd.DataFrame]], picks: pd.DataFrame) 
             }
         )
     if lines:
-        average = (
-            float(np.mean([run.stage["picks"]["last"]["target"]["accuracy"] or 0 for run, _ in runs])) * 100
-        )
+        average = float(np.mean([history[TRUTH].iloc[-1] for _, history in runs]))
         lines.append(
             {"criterion": "any run", "runs": len(runs), "accuracy": average, "regret": best - average}
         )

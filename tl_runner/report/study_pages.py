@@ -14,7 +14,7 @@ from ..errors import DataError, reason
 from ..files import replace_bytes
 from .render import markdown
 from .study import COLLAPSED, REFERENCES, Study, over_runs, summary
-from .style import COLOURS, FAINT, INK, WIDTH, figure, png, short, style
+from .style import COLOURS, FAINT, INK, MARKERS, figure, png, short, style
 from .tables import Cell, Table
 from .words import NONE
 
@@ -173,7 +173,7 @@ def _plot_epochs(study: Study) -> Figure:
         axes.tick_params(axis="y", length=0)
     left.axvline(0, color=FAINT, linewidth=0.8)
     left.set_xlim(-1.05, 1.05)
-    left.set_xlabel("Spearman's ρ with target accuracy over the epochs")
+    left.set_xlabel("Spearman's ρ over the epochs")
     right.set_xlim(left=-0.02 * max(1.0, right.get_xlim()[1]))
     right.set_xlabel("regret of the pick, points of accuracy")
     return made
@@ -187,7 +187,7 @@ def _plot_methods(study: Study) -> Figure:
     sns.heatmap(
         table,
         ax=axes,
-        cmap="cividis_r",
+        cmap="Blues",
         vmin=0,
         annot=True,
         fmt=".1f",
@@ -209,20 +209,26 @@ def _plot_runs(study: Study) -> Figure:
     order = [name for name in order if name in set(shown["criterion"])]
     across = min(4, len(order))
     down = -(-len(order) // across)
-    made = figure(0.5 + 1.55 * down, WIDTH)
-    panels = made.subplots(down, across, sharey=True, squeeze=False)
     transfers = list(dict.fromkeys(study.picks["transfer"]))
+    looks = list(zip(COLOURS, MARKERS, strict=True))
+    told = 1 < len(transfers) <= len(looks)  # Of more, no reader keeps the colours apart.
+    made = figure(0.5 + 1.55 * down + 0.2 * told * -(-len(transfers) // 3))
+    panels = made.subplots(down, across, sharey=True, squeeze=False)
     for axes, name in zip(panels.flat, order, strict=False):
         points = shown[shown["criterion"] == name]
         for i, transfer in enumerate(transfers):
             some = points[points["transfer"] == transfer]
+            colour, marker = looks[i] if told else looks[0]
             axes.scatter(
-                some["score"], some["accuracy"], s=9, color=COLOURS[i % len(COLOURS)], alpha=0.7, linewidths=0
+                some["score"], some["accuracy"], 10, colour, marker, alpha=0.7, linewidths=0, label=transfer
             )
         axes.set_title(name)
         axes.locator_params(axis="x", nbins=3)
     for axes in panels.flat[len(order) :]:
         axes.remove()
+    if told:
+        handles, _ = panels[0, 0].get_legend_handles_labels()
+        made.legend(handles, map(short, transfers), loc="outside upper center", ncols=3)
     made.supylabel("target accuracy, %", fontsize=9)
     made.supxlabel("score of the run's pick", fontsize=9)
     return made

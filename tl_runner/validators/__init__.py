@@ -6,6 +6,6 @@ A validator is called with what the model says of each evaluation set. `source_v
 
 from .base import Probe, Validator, needs
 from .collapse import class_share
-from .rank_ensemble import RankEnsemble
+from .rank_ensemble import LABELLED, RankEnsemble
 
-__all__ = ["Probe", "RankEnsemble", "Validator", "class_share", "needs"]
+__all__ = ["LABELLED", "Probe", "RankEnsemble", "Validator", "class_share", "needs"]

@@ -7,7 +7,8 @@ from scipy.stats import rankdata
 
 from ..types import Fraction
 
-_LABELLED = ("source_val", "labeled_val")
+LABELLED = ("source_val", "labeled_val")
+"""What picks by held-out labels: no validators."""
 
 
 class RankEnsemble:
@@ -36,7 +37,7 @@ class RankEnsemble:
             Mean ranks in [1, T] for T rows, less T where the model is collapsed.
         """
         names = [f"val/{m}" for m in self.members or ()] or sorted(
-            {k for row in rows for k in row if k.startswith("val/") and k[4:] not in _LABELLED}
+            {k for row in rows for k in row if k.startswith("val/") and k[4:] not in LABELLED}
         )
         table = np.array([[row.get(name, np.nan) for name in names] for row in rows], dtype=float)
         table = table.reshape(len(rows), len(names))
