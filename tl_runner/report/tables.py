@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 
@@ -261,6 +263,11 @@ def _cost(comparison: Comparison) -> Table:
 
 def _listed(comparison: Comparison) -> Table:
     table = Table("not compared", ["run", "status", "why"], words=True)
+    compared = [run for row in comparison.rows for run in row.runs.values()]
+    folders = [run.folder.absolute() for run in (*compared, *(run for run, _ in comparison.listed))]
+    common = Path(os.path.commonpath(folders))
     for run, why in comparison.listed:
-        table.lines.append([Cell(str(run.folder)), Cell(run.status), Cell(why)])
+        place = str(run.folder.absolute().relative_to(common))
+        table.lines.append([Cell(place), Cell(run.status), Cell(why)])
+    table.notes.append(f"Folders below {common}.")
     return table
