@@ -96,12 +96,16 @@ def write_run(
     picks: Mapping[str, float] | None = None,
     stages: Mapping[str, str | None] | None = None,
     seconds: float = 10.0,
+    labeled_per_class: int | str = 0,
+    root: str = "/data/x",
+    method_node: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> Path:
     """A folder as a run leaves it, without training.
 
     Args:
         picks: pick -> target accuracy. stages: stage -> the method it names, None for the run's.
+        labeled_per_class, root: of `data`. method_node: in place of the method's own.
         config: more keys of the root config.
     """
     picks = {"last": 0.5, "source_val": 0.4, "im": 0.5, "oracle": 0.6} if picks is None else picks
@@ -111,9 +115,12 @@ def write_run(
         return {"_target_": f"tl_runner.methods.{name}.{name}"}
 
     whole: dict[str, Any] = {
-        "data": {"source": source, "target": target, "seed": seed, "root": "/data/x"},
+        "data": {
+            **{"source": source, "target": target, "seed": seed, "root": root},
+            "labeled_per_class": labeled_per_class,
+        },
         "model": {"_target_": "tl_runner.nn.model.Model", "backbone": {"name": "resnet18"}},
-        "method": node(method),
+        "method": method_node or node(method),
         "trainer": {"epochs": 2},
         "recipe": {"stages": {k: {"method": v and node(v)} for k, v in stages.items()}},
         "init_from": None,

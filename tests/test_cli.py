@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONFIGS, Tlrun, image_folders, result_folder, save_image
+from conftest import CONFIGS, Tlrun, composed, image_folders, result_folder, save_image
 from hydra.core.global_hydra import GlobalHydra
 
 from tl_runner import cli
@@ -321,7 +321,7 @@ def test_run_writes_everything(tlrun: Tlrun) -> None:
     assert list(folder.glob("tensorboard/adapt/events*"))
     results = json.loads((folder / "results.json").read_text())
     stage = results["stages"]["adapt"]
-    assert set(stage["picks"]) == {"last", "source_val", "im", "entropy", "snd", "oracle"}
+    assert set(stage["picks"]) == {"last", "source_val", "oracle", *composed()["validators"]}
     assert set(stage["picks"]["last"]["target"]) == {"accuracy", "class_mean", "macro_f1", "ece"}
     assert set(stage["losses"]) == {"source", "mmd"}
     assert stage["timing"]["samples_per_second"] > 0
@@ -376,7 +376,7 @@ def test_unlabelled_target(tmp_path: Path, tlrun: Tlrun) -> None:
         "data.target=new",
     )
     picks = json.loads((result_folder(done) / "results.json").read_text())["stages"]["adapt"]["picks"]
-    assert set(picks) == {"last", "source_val", "im", "entropy", "snd"}
+    assert set(picks) == {"last", "source_val", *composed()["validators"]}
     assert picks["last"]["target"] == {}
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tl_runner.errors import DataError, UserError
-from tl_runner.nn import Model, RandomizedMap, backbones, mlp, reverse_gradient, weights
+from tl_runner.nn import Model, RandomizedMap, backbones, maps, mlp, reverse_gradient, weights
 from tl_runner.nn.backbones import Backbone
 from tl_runner.nn.layers import build_head, build_neck
 from tl_runner.types import DataInfo
@@ -347,3 +347,84 @@ def test_each_backbone_brings_its_statistics(build: Any, shape: Any, mean: Any, 
     torch.testing.assert_close(net.mean.flatten(), 255 * torch.tensor(mean))
     torch.testing.assert_close(net.std.flatten(), 255 * torch.tensor(std))
     assert not {"mean", "std"} & set(net.state_dict())
+
+
+# Inside a network
+
+
+@pytest.mark.parametrize(
+    ("build", "name"), [(backbones.timm, "mobilenetv3_small_050"), (backbones.torchvision, "resnet18")]
+)
+def test_the_classifier_that_came_with_the_weights(build: Any, name: str, tmp_path: Path) -> None:
+    import timm
+    from torchvision import models
+
+    torch.manual_seed(0)
+    whole = timm.create_model(name) if build is backbones.timm else models.get_model(name)
+    for m in whole.modules():  # or a bug in their loading would not show
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.normal_(0, 0.1)
+    save_file({k: v.contiguous() for k, v in whole.state_dict().items()}, tmp_path / "w.safetensors")
+    backbone = build(name, str(tmp_path / "w.safetensors"), shape=(3, 64, 64)).eval()
+    classifier = backbone.classifier()
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(classifier(backbone(x)), whole.eval()(x))
+    assert not any("classifier." in key or "fc." in key for key in backbone.state_dict())
+    assert build(name, "none", shape=(3, 64, 64)).classifier is None
+
+
+LAYERS = ["layer1.1", "layer2.1", "layer3.1", "layer4.1"]
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "expected"),
+    [
+        (backbones.tiny, (3, 32, 32), ["2", "6", "10", "11", "12"]),
+        (backbones.mlp, (2,), ["4"]),
+        (partial(backbones.torchvision, "resnet18", "none"), (3, 64, 64), ["relu", *LAYERS]),
+        (partial(backbones.timm, "resnet18", "none"), (3, 64, 64), ["act1", *LAYERS]),
+        (partial(backbones.timm, "vit_tiny_patch16_224", "none"), (3, 32, 32), ["patch_embed", "norm"]),
+    ],
+)
+def test_where_stages_end(build: Any, shape: tuple[int, ...], expected: list[str]) -> None:
+    network = build(shape=shape).eval()
+    found = maps.stages(network, torch.zeros(1, *shape))
+    assert found == [f"net.{name}" for name in expected]
+    assert not any(m._forward_hooks for m in network.modules())
+
+
+def test_outputs_are_tapped_in_the_order_of_calls_and_no_longer() -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    first, second = torch.randn(4, 2), torch.randn(5, 2)
+    with maps.tapped(network, ["0", "1"]) as calls:
+        network(first)
+        out = network(second)
+    network(first)
+    assert [len(o) for o in calls["1"]] == [4, 5]
+    assert torch.equal(calls["1"][1], out)
+    with pytest.raises(RuntimeError, match="stop"), maps.tapped(network, ["0"]):
+        raise RuntimeError("stop")
+    assert not any(m._forward_hooks for m in network.modules())
+
+
+def test_a_channel_is_removed_for_a_while() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Flatten(2))
+    x = torch.randn(2, 1, 4, 4)
+    whole = network(x)
+    with maps.without(network, "0", 1):
+        part = network(x)
+    assert part[:, 1].abs().sum() == 0
+    assert torch.equal(part[:, [0, 2]], whole[:, [0, 2]])
+    assert torch.equal(network(x), whole)
+    tokens = torch.randn(2, 5, 3)
+    with maps.without(nn.Sequential(layer := nn.Identity()), "0", 1):
+        assert layer(tokens)[..., 1].abs().sum() == 0
+        assert torch.equal(layer(tokens)[..., 2], tokens[..., 2])
+
+
+@pytest.mark.parametrize("head", ["linear", "weight_norm", "cosine"])
+def test_a_new_head_is_of_the_models_kind(head: Any) -> None:
+    built = Model(DataInfo(("a", "b"), (3, 8, 8)), partial(backbones.tiny, width=4), head=head)
+    assert [*built.new_head().state_dict()] == [*built.head.state_dict()]
+    assert built.new_head(7)(torch.randn(3, built.num_features)).shape == (3, 7)
+    assert not torch.equal(built.new_head().weight, built.head.weight)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ def test_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     (wheel,) = wheels.glob("tl_runner-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {f"tl_runner/{f.relative_to(ROOT).as_posix()}" for f in (ROOT / "conf").rglob("*.yaml")}
-    assert shipped <= set(names)
+    assert shipped | {"tl_runner/report/page.html.jinja"} <= set(names)
     assert not [n for n in names if n.startswith(("tests", "scripts", "conf/"))]
     subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True)
     # -S would lose the dependencies; an empty PYTHONPATH entry would find the checkout.
@@ -34,7 +34,8 @@ def test_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
         [sys.executable, "-c", where], cwd=work, env=environment, capture_output=True, text=True
     )
     assert found.stdout.startswith(str(site))
-    command = [sys.executable, "-m", "tl_runner.cli", "trainer=smoke"]
+    command = [sys.executable, "-m", "tl_runner.cli", "trainer=smoke", "report=html"]
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=True)
     results = json.loads((result_folder(done) / "results.json").read_text())
     assert results["stages"]["adapt"]["method"] == "mmd"
+    assert "Confusion matrix" in (result_folder(done) / "report.html").read_text()

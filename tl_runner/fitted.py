@@ -45,30 +45,26 @@ def restore(folder: Path, name: str, model: Model) -> Fitted | None:
     return Fitted(**json.loads(finished(folder, name).read_text()))
 
 
-def picks(
-    history: list[Row], criteria: Mapping[str, str], classes: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """For `last` and each criterion: the epoch it picks, and the target's metrics there.
+def picks(history: list[Row], picked: Mapping[str, int], classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """For `last` and each criterion: the epoch it picked, and what was measured there.
 
-    Those of single classes are under `per_class`, by the class's name.
+    Metrics of single classes are under `per_class`, by the class's name.
+
+    Args:
+        picked: row of `history` by criterion.
     """
 
     def at(row: Row) -> dict[str, Any]:
-        target = {k.removeprefix("test/"): v for k, v in row.items() if k.startswith("test/")}
-        single = {k: target.pop(k) for k in list(target) if "/" in k}
-        per_class: dict[str, dict[str, float]] = {}
-        for k, v in single.items():
-            metric, _, index = k.partition("/")
-            per_class.setdefault(classes[int(index)], {})[metric] = v
-        return {
-            "epoch": int(row["epoch"]),
-            "target": target,
-            "validators": {k.removeprefix("val/"): v for k, v in row.items() if k.startswith("val/")},
-        } | ({"per_class": per_class} if per_class else {})
+        def under(prefix: str) -> dict[str, float]:
+            found = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+            return {k: v for k, v in found.items() if math.isfinite(v)}  # JSON has no NaN.
 
-    found = {"last": at(history[-1])}
-    for name, score in criteria.items():
-        rows = [row for row in history if math.isfinite(row.get(score, math.nan))]
-        if rows:
-            found[name] = at(max(rows, key=lambda row: row[score]))
-    return found
+        target = under("test/")
+        per_class: dict[str, dict[str, float]] = {}
+        for key in [k for k in target if "/" in k]:
+            metric, _, index = key.partition("/")
+            per_class.setdefault(classes[int(index)], {})[metric] = target.pop(key)
+        told = {"epoch": int(row["epoch"]), "target": target, "validators": under("val/")}
+        return told | ({"per_class": per_class} if per_class else {})
+
+    return {"last": at(history[-1]), **{name: at(history[i]) for name, i in picked.items()}}

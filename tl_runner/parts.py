@@ -83,7 +83,7 @@ def inherited(config: Node) -> Node:
 
 def _inherits(stage: Node | None, config: Node) -> Node | None:
     return stage and {
-        key: _merged(config[key], dict(value))
+        key: _merged(dict(config[key]), dict(value))
         if isinstance(value, Mapping) and "_target_" not in value and isinstance(config.get(key), Mapping)
         else value
         for key, value in stage.items()

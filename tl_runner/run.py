@@ -29,13 +29,17 @@ from .data.augment import Augment
 from .data.domains import Prepared
 from .data.loader import key
 from .errors import DataError, UserError
+from .evaluation import Finished
 from .files import replace_text
 from .fitted import Fitted, restore, store
 from .methods.combined import Builder, Combined, Extra, classes
 from .nn.model import Model
 from .parts import named, of_extra
-from .report.summary import show
+from .presentation import clear, finish
+from .report.summary import show, where
+from .reporting import Reporting
 from .schema import check
+from .selection import sees_target_labels, value_of
 from .stage import Stage, fit, source_accuracy
 from .types import DataInfo
 
@@ -64,15 +68,16 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     """
     started = time.perf_counter()
     check(config)
+    sees = sees_target_labels(config["objective"], config["metrics"])
     _keep_memory()
     folder.mkdir(parents=True, exist_ok=True)
-    # Another run's results in this folder would pass for this one's.
-    (folder / "results.json").unlink(missing_ok=True)
+    clear(folder, config["recipe"]["stages"])
     if config["init_from"] is not None:  # Wherever the run may be resumed from.
         config = {**config, "init_from": str(Path(config["init_from"]).expanduser().absolute())}
     replace_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     stages = {name: _stage(name, config) for name in config["recipe"]["stages"]}
     _check_start(stages, config["init_from"])
+    reporting: Reporting = build(config["report"])
 
     data = _prepare(config, stages)
     _describe(config, data)
@@ -81,7 +86,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     model = _model(config, data)
 
     fitted: dict[str, Fitted] = {}
-    before = source_accuracy(next(iter(stages.values())), model, data) if model.past else None
+    before = source_accuracy(next(iter(stages.values())), model, data) if "head" in model.trained else None
     for name, stage in stages.items():
         done = restore(folder, name, model) if resume else None
         if done is None:
@@ -93,6 +98,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
             store(done, folder, name)
         fitted[name] = done
         model.past[name] = folder / "checkpoints" / name / "last.ckpt"
+        model.trained = {"backbone", "neck", "head"}
         rows = [{"stage": stage_name, **row} for stage_name, f in fitted.items() for row in f.history]
         replace_text(folder / "metrics.csv", as_csv(rows))
 
@@ -108,13 +114,43 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
             ]
             if accuracy is not None
         },
+        "objective": {
+            "name": config["objective"],
+            "value": value_of(config["objective"], fitted[name].picks, sees),
+            "sees_target_labels": sees,
+        },
         "seconds": round(time.perf_counter() - started, 3),
         "environment": environment(data.fingerprint),
         "config": config,
     }
     replace_text(folder / "results.json", json.dumps(results, indent=2))
     show(results, rich.get_console())
+    finish(Finished(folder, stages, data, partial(_model, config, data)), reporting, config["predictions"])
+    where(results, rich.get_console())
     return results
+
+
+def reopen(folder: Path, config: Config) -> Finished:
+    """A run that is over, to look at what its checkpoints say of the data that the config describes.
+
+    Args:
+        config: the run's own, but for its data, which may be other samples of the same classes.
+
+    Raises:
+        UserError: if the data has other classes or another shape than the model.
+    """
+    check(config)
+    stages = {name: _stage(name, config) for name in config["recipe"]["stages"]}
+    data = build(config["data"]).prepare()
+    data = replace(data, info=replace(data.info, shape=_shape(data, build(config["augment"]))))
+    told = json.loads((folder / "data.json").read_text())
+    for what, now in (("classes", list(data.info.classes)), ("shape", list(data.info.shape))):
+        if told[what] != now:
+            raise DataError(f"the run's model knows {what} {told[what]}, and this data has {now}")
+    # A method may remember every sample that it was trained on.
+    sizes = {role: told["rows"].get(role, size) for role, size in data.info.sizes.items()}
+    data = replace(data, info=replace(data.info, sizes=sizes))
+    return Finished(folder, stages, data, partial(_model, config, data))
 
 
 def _keep_memory() -> None:
@@ -216,6 +252,7 @@ def _model(config: Config, data: Prepared) -> Model:
         model.past["init_from"] = trained.start(
             model, config["init_from"], config["init_parts"], data.info, config["model"]["backbone"]
         )
+        model.trained = set(config["init_parts"])
     return model
 
 

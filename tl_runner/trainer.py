@@ -19,6 +19,7 @@ class TrainerSettings:
         epochs: evaluations and checkpoints happen once an epoch.
         steps_per_epoch: batches per epoch; None: once through the largest role.
         batch_size: rows per role and step, one number or one per role.
+        balanced: roles whose batches hold every class equally often, however rare it is.
         eval_batch_size: rows per batch at evaluation.
         eval_rows: evaluate on so many rows at most; None: all. Only for trying things out.
         accelerator: `auto`, `cpu` or `cuda`.
@@ -32,6 +33,7 @@ class TrainerSettings:
     epochs: Count = 10
     steps_per_epoch: Count | None = None
     batch_size: Count | dict[str, Count] = 32
+    balanced: tuple[Literal["source", "labeled"], ...] = ()
     eval_batch_size: Count = 256
     eval_rows: Count | None = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"

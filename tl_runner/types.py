@@ -52,6 +52,11 @@ class Batch:
 
         return Batch(tuple(map(move, self.views)), move(self.y), move(self.domain), move(self.row))
 
+    def where(self, chosen: Tensor) -> Batch:
+        """The rows of a mask (N,)."""
+        views = tuple(view[chosen] for view in self.views)
+        return Batch(views, self.y[chosen], self.domain[chosen], self.row[chosen])
+
 
 Batches = Mapping[str, Batch]
 Losses = dict[str, Tensor]

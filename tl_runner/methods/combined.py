@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,8 +56,8 @@ class Combined(Method):
         for name, added in self.added().items():
             if not is_loss(type(added)):
                 raise UserError(
-                    f"method.extra.{name}: {name} is more than a loss (it has updates, predictions or a stage of "
-                    f"its own): choose method={name}, and add the other to it"
+                    f"method.extra.{name}: {name} is more than a loss (it has passes, updates, predictions or a "
+                    f"stage of its own): choose method={name}, and add the other to it"
                 )
 
         def union(attribute: str) -> tuple[str, ...]:
@@ -108,16 +109,34 @@ class Combined(Method):
 
 
 def is_loss(kind: type[Method]) -> bool:
-    """Whether a method has no updates, predictions or stage of its own, so that it can be added to another."""
-    return (kind.steps, kind.predict) == (Method.steps, Method.predict) and not kind.source_free
+    """Whether a method has no passes, updates, predictions or stage of its own, so that it can be added to another."""
+    own = ("forward", "outputs", "steps", "predict")
+    return not kind.source_free and all(getattr(kind, name) is getattr(Method, name) for name in own)
 
 
 def classes(builder: Any) -> list[type[Method]]:
     """The methods that a builder will build, wrapped and added ones included."""
+    return [kind for kind, _ in _built(builder)]
+
+
+def sees_images(builder: Any) -> bool:
+    """Whether any of them needs the images themselves."""
+    return any(
+        given.get(kind.sees_images) is not None if isinstance(kind.sees_images, str) else kind.sees_images
+        for kind, given in _built(builder)
+    )
+
+
+def _built(
+    builder: Any, given: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[tuple[type[Method], Any]]:
+    """The methods, and what each is given."""
     if isinstance(builder, Extra):
-        return classes(builder.method)
-    if not isinstance(builder, partial):
-        return [builder] if isinstance(builder, type) and issubclass(builder, Method) else []
-    inside = [*builder.keywords.values()]
-    inside += [e for value in inside if isinstance(value, Mapping) for e in value.values()]
-    return [c for part in (builder.func, *inside) for c in classes(part) if c is not Combined]
+        yield from _built(builder.method)
+    elif isinstance(builder, partial):
+        yield from _built(builder.func, builder.keywords)
+        inside = [*builder.keywords.values()]
+        for part in (*inside, *(e for value in inside if isinstance(value, Mapping) for e in value.values())):
+            yield from _built(part)
+    elif isinstance(builder, type) and issubclass(builder, Method) and builder is not Combined:
+        yield builder, given

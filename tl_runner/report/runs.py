@@ -52,6 +52,7 @@ class Results(TypedDict):
     config: dict[str, Any]
     environment: NotRequired[dict[str, Any]]
     source_accuracy: NotRequired[dict[str, float]]
+    objective: NotRequired[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,15 +180,15 @@ def find(folders: Iterable[Path]) -> list[Run]:
 
 def read(folder: Path) -> Run:
     """The run in its folder, whatever state it is in."""
-    config, trouble = _config(folder)
     file = folder / "results.json"
     if file.is_file():
         try:
             results = _RESULTS.validate_json(file.read_bytes())
             _check(results)
         except (OSError, ValueError, RecursionError) as error:
-            return Run(folder, "broken", f"{file.name}: {_told(error)}", config)
+            return Run(folder, "broken", f"{file.name}: {_told(error)}", _config(folder)[0])
         return Run(folder, "done", "", results["config"], results)
+    config, trouble = _config(folder)
     try:
         stands = status.read(folder)
     except (OSError, ValueError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,21 +18,24 @@ _PICKED_BY = {
 
 
 def show(results: Mapping[str, Any], console: Console) -> None:
-    """Print each stage's picks and where everything lies."""
+    """Print each stage's picks."""
     for name, stage in results["stages"].items():
         took = f"stage {name}, {stage['timing']['seconds']:.0f} s"
         title = f"{stage['method']}: {results['data']}, on the target ({took})"
         table = Table(title=title, title_justify="left", title_style="bold")
-        table.add_column("checkpoint")
+        table.add_column("picked by", ratio=1)
         table.add_column("epoch", justify="right")
         metrics = list(stage["picks"]["last"]["target"])
         for metric in metrics:
             table.add_column(metric, justify="right")
-        table.add_column("picked by")
+        rows: dict[tuple[int, str], list[str]] = {}
         for pick, found in stage["picks"].items():
-            values = [_number(metric, found["target"][metric]) for metric in metrics]
-            note = _PICKED_BY.get(pick, "label-free")
-            table.add_row(pick, str(found["epoch"]), *values, note, style="dim" if pick == "oracle" else None)
+            rows.setdefault((found["epoch"], picked_by(pick)), []).append(pick)
+        for (epoch, _), picks in rows.items():
+            found = stage["picks"][picks[0]]["target"]
+            values = [number(metric, found[metric]) for metric in metrics]
+            names = ", ".join(picks) + (" (sees target labels)" if "oracle" in picks else "")
+            table.add_row(names, str(epoch), *values, style="dim" if "oracle" in picks else None)
         console.print(table)
     if (report := classification_report(results)) is not None:
         console.print(report)
@@ -40,6 +44,12 @@ def show(results: Mapping[str, Any], console: Console) -> None:
         first, *_, last = kept.values()
         steps = ", ".join(f"{100 * accuracy:.1f} after {name}" for name, accuracy in kept.items())
         console.print(f"Accuracy on held-out source data: {steps} ({100 * (last - first):+.1f})")
+
+
+def where(results: Mapping[str, Any], console: Console) -> None:
+    """Print where everything lies."""
+    if (page := Path(results["folder"]) / "report.html").is_file():
+        console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Results: {results['folder']}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -49,19 +59,24 @@ def classification_report(results: Mapping[str, Any]) -> Table | None:
     pick = "labeled_val" if "labeled_val" in picks else "last"
     if not (classes := picks[pick].get("per_class")):
         return None
-    table = Table(
-        title=f"each class at epoch {picks[pick]['epoch']} ({_PICKED_BY[pick]})", title_justify="left"
-    )
+    title = f"each class at epoch {picks[pick]['epoch']} ({picked_by(pick)})"
+    table = Table(title=title, title_justify="left")
     table.add_column("class")
     metrics = list(next(iter(classes.values())))
     for metric in metrics:
         table.add_column(metric, justify="right")
     for name, values in classes.items():
-        table.add_row(name, *(_number(metric, values[metric]) for metric in metrics))
+        table.add_row(name, *(number(metric, values[metric]) for metric in metrics))
     return table
 
 
-def _number(metric: str, value: float) -> str:
+def picked_by(pick: str) -> str:
+    """What a pick was made by, in a word or two."""
+    return _PICKED_BY.get(pick, "label-free")
+
+
+def number(metric: str, value: float) -> str:
+    """A metric as it is read: fractions in percent."""
     if metric == "support":
         return f"{value:.0f}"
     return f"{value:.3f}" if metric in ("ece", "auroc") else f"{100 * value:.1f}"
