@@ -141,9 +141,9 @@ def reopen(folder: Path, config: Config) -> Finished:
     """
     check(config)
     stages = {name: _stage(name, config) for name in config["recipe"]["stages"]}
-    data = build(config["data"]).prepare()
-    data = replace(data, info=replace(data.info, shape=_shape(data, build(config["augment"]))))
     told = json.loads((folder / "data.json").read_text())
+    data = _prepare(config, stages, tuple(told["classes"]))
+    data = replace(data, info=replace(data.info, shape=_shape(data, build(config["augment"]))))
     for what, now in (("classes", list(data.info.classes)), ("shape", list(data.info.shape))):
         if told[what] != now:
             raise DataError(f"the run's model knows {what} {told[what]}, and this data has {now}")
@@ -229,14 +229,18 @@ def _check_start(stages: Mapping[str, Stage], init_from: str | None) -> None:
             )
 
 
-def _prepare(config: Config, stages: Mapping[str, Stage]) -> Prepared:
-    """The data, but for a source that no stage may see; what to call its classes then says the model."""
-    node, known = config["data"], None
+def _prepare(config: Config, stages: Mapping[str, Stage], known: tuple[str, ...] | None = None) -> Prepared:
+    """The data, without a source that no stage may see; then a trained model says what its classes are.
+
+    Args:
+        known: those classes, where they need not be looked for in the run that it starts from.
+    """
+    node = config["data"]
     if config["init_from"] is not None:
         if node["source"] and all(any(m.source_free for m in classes(s.method)) for s in stages.values()):
             log.info("no stage reads the source: it is not opened")
             node = {**node, "source": None}
-        if "head" in config["init_parts"]:
+        if known is None and "head" in config["init_parts"]:
             known = trained.classes(config["init_from"])
     prepared: Prepared = build(node).prepare(known)
     return prepared
