@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from sklearn.svm import SVC
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..nn.model import Model
 from ..types import Batches, DataInfo, Outputs, Positive, Step
@@ -69,7 +70,11 @@ class SVM(Method):
             self.bias[k] = float(fitted.intercept_[0])
 
     def steps(self, batch: Batches, progress: float) -> Iterator[Step]:
-        return iter(())
+        teaching = batch[self.role]
+        sign = 2 * F.one_hot(teaching.y, self.info.num_classes) - 1
+        hinge = F.relu(1 - sign * self.predict(teaching.x).logits).mean()
+        # An update of nothing, so that there is a checkpoint.
+        yield Step({self.role: hinge.detach().requires_grad_()}, updates=[])
 
     def predict(self, x: Tensor) -> Outputs:
         features = self.model.features(x).float()
