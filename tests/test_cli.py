@@ -322,7 +322,7 @@ def test_run_writes_everything(tlrun: Tlrun) -> None:
     results = json.loads((folder / "results.json").read_text())
     stage = results["stages"]["adapt"]
     assert set(stage["picks"]) == {"last", "source_val", "oracle", *composed()["validators"]}
-    assert set(stage["picks"]["last"]["target"]) == {"accuracy", "class_mean", "macro_f1", "ece"}
+    assert set(stage["picks"]["last"]["target"]) == {*("accuracy", "class_mean", "macro_f1", "auroc", "ece")}
     assert set(stage["losses"]) == {"source", "mmd"}
     assert stage["timing"]["samples_per_second"] > 0
     assert results["environment"]["packages"]["torch"] == torch.__version__.split("+")[0] or torch.__version__

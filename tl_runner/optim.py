@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
+from .errors import UserError
 from .schedules import Constant, Schedule
 from .types import NonNegative, Positive
 
@@ -51,7 +52,11 @@ class Optim:
         return other
 
     def build(self, module: nn.Module, backbone: Iterable[nn.Parameter]) -> Optimizer:
-        """An optimiser over the parameters of `module` that require a gradient."""
+        """An optimiser over the parameters of `module` that require a gradient.
+
+        Raises:
+            UserError: if there are none.
+        """
         slow = {id(p) for p in backbone}
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for p in module.parameters():
@@ -59,6 +64,10 @@ class Optim:
                 decay = self.weight_decay if self.decay_norm_bias or p.ndim > 1 else 0.0
                 factor = self.factors.get(p, 1.0) * (self.backbone_lr if id(p) in slow else 1.0)
                 groups.setdefault((factor, decay), []).append(p)
+        if not groups:
+            raise UserError(
+                "no parameter trains: the tuning and the method between them freeze all; choose another tuning"
+            )
         options: dict[str, Any] = {}
         wrapped = getattr(self.optimizer, "func", self.optimizer)
         # One kernel for all parameters; also the fastest on a CPU.

@@ -23,6 +23,7 @@ import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from . import trained
 from .callbacks import as_csv
 from .data.augment import Augment
 from .data.domains import Prepared
@@ -40,7 +41,6 @@ from .reporting import Reporting
 from .schema import check
 from .selection import sees_target_labels, value_of
 from .stage import Stage, fit, source_accuracy
-from .trained import start
 from .types import DataInfo
 
 log = logging.getLogger(__name__)
@@ -72,12 +72,14 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     _keep_memory()
     folder.mkdir(parents=True, exist_ok=True)
     clear(folder, config["recipe"]["stages"])
+    if config["init_from"] is not None:  # Wherever the run may be resumed from.
+        config = {**config, "init_from": str(Path(config["init_from"]).expanduser().absolute())}
     replace_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     stages = {name: _stage(name, config) for name in config["recipe"]["stages"]}
     _check_start(stages, config["init_from"])
     reporting: Reporting = build(config["report"])
 
-    data = build(config["data"]).prepare()
+    data = _prepare(config, stages)
     _describe(config, data)
     data = replace(data, info=replace(data.info, shape=_shape(data, build(config["augment"]))))
     _remember(data, folder, resume)
@@ -102,7 +104,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
 
     results = {
         "folder": str(folder),
-        "data": f"{_joined(config['data']['source'])} -> {_joined(config['data']['target'])}",
+        "data": _transfer(config),
         "stages": {name: {"method": _method_name(config, name), **_story(f)} for name, f in fitted.items()},
         "source_accuracy": {
             name: accuracy
@@ -227,11 +229,27 @@ def _check_start(stages: Mapping[str, Stage], init_from: str | None) -> None:
             )
 
 
+def _prepare(config: Config, stages: Mapping[str, Stage]) -> Prepared:
+    """The data, but for a source that no stage may see; what to call its classes then says the model."""
+    node, known = config["data"], None
+    if config["init_from"] is not None:
+        if node["source"] and all(any(m.source_free for m in classes(s.method)) for s in stages.values()):
+            log.info("no stage reads the source: it is not opened")
+            node = {**node, "source": None}
+        if "head" in config["init_parts"]:
+            known = trained.classes(config["init_from"])
+    prepared: Prepared = build(node).prepare(known)
+    return prepared
+
+
 def _model(config: Config, data: Prepared) -> Model:
     pl.seed_everything(key(config["seed"], "model") % 2**32, verbose=False)
-    model: Model = instantiate(config["model"], _partial_=True, _convert_="all")(info=data.info)
+    node = config["model"]
+    if config["init_from"] is not None and "backbone" in config["init_parts"]:
+        node = trained.unread(node, config["init_from"])
+    model: Model = instantiate(node, _partial_=True, _convert_="all")(info=data.info)
     if config["init_from"] is not None:
-        model.past["init_from"] = start(
+        model.past["init_from"] = trained.start(
             model, config["init_from"], config["init_parts"], data.info, config["model"]["backbone"]
         )
         model.trained = set(config["init_parts"])
@@ -273,10 +291,9 @@ def _describe(config: Config, data: Prepared) -> None:
     roles = ", ".join(f"{role} {len(rows)}" for role, rows in data.roles.items())
     evaluation = ", ".join(f"{name} {len(rows)}" for name, rows in data.evaluation.items())
     log.info(
-        "data %s -> %s: %d classes; training rows: %s; evaluation rows: %s",
+        "data %s: %d classes; training rows: %s; evaluation rows: %s",
         *(
-            _joined(config["data"]["source"]),
-            _joined(config["data"]["target"]),
+            _transfer(config),
             info.num_classes,
             roles,
             evaluation,
@@ -284,8 +301,10 @@ def _describe(config: Config, data: Prepared) -> None:
     )
 
 
-def _joined(names: Any) -> str:
-    return "+".join(names) if isinstance(names, list) else str(names)
+def _transfer(config: Config) -> str:
+    """`amazon+dslr -> webcam`; the target alone where there is no source, and the other way round."""
+    names = [config["data"][end] or [] for end in ("source", "target")]
+    return " -> ".join("+".join(n) if isinstance(n, list) else n for n in names if n)
 
 
 def _method_name(config: Config, stage: str) -> str:
