@@ -37,7 +37,7 @@ Groups (GROUP=OPTION):
 {groups}
 
 Results go to outputs/<date>/<time>/ (multirun/<date>/<time>/<overrides>/ with -m): results.json,
-metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/, and after a single run report.html.
+metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/; after a single run report.html, after -m report/.
 """
 
 COMMANDS = ("list", "predict", "report", "resume", "study")
