@@ -23,6 +23,7 @@ tlrun: transfer-learning and domain-adaptation experiments from config files
   tlrun -m method=source_only,mmd,dann seed=0,1,2          every combination
   tlrun list [methods|data|models|...]         what can be chosen, with citations
   tlrun resume RUN_DIR                         go on with a killed run
+  tlrun diagnose data=office31 model=a,b       before training: distances, bounds, class priors, backbones ranked
 
   --cfg job             print the composed config and stop
   -m, --multirun        run every combination of comma-separated values
@@ -36,7 +37,7 @@ Results go to outputs/<date>/<time>/ (multirun/<date>/<time>/<overrides>/ with -
 metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/.
 """
 
-COMMANDS = ("list", "resume")
+COMMANDS = ("diagnose", "list", "resume")
 """`tlrun COMMAND ...`: each a module of `commands` with `main(arguments, own)`, `own` being the user's own
 config folders."""
 

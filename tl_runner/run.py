@@ -72,9 +72,9 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
 
     data = build(config["data"]).prepare()
     _describe(config, data)
-    data = replace(data, info=replace(data.info, shape=_shape(data, build(config["augment"]))))
+    data = replace(data, info=replace(data.info, shape=sample_shape(data, build(config["augment"]))))
     _remember(data, folder, resume)
-    model = _model(config, data)
+    model = build_model(config, data)
 
     fitted: dict[str, Fitted] = {}
     before = source_accuracy(next(iter(stages.values())), model, data) if model.past else None
@@ -189,7 +189,7 @@ def _check_start(stages: Mapping[str, Stage], init_from: str | None) -> None:
             )
 
 
-def _model(config: Config, data: Prepared) -> Model:
+def build_model(config: Config, data: Prepared) -> Model:
     pl.seed_everything(key(config["seed"], "model") % 2**32, verbose=False)
     model: Model = instantiate(config["model"], _partial_=True, _convert_="all")(info=data.info)
     if config["init_from"] is not None:
@@ -218,7 +218,7 @@ def _remember(data: Prepared, folder: Path, resume: bool) -> None:
     replace_text(file, json.dumps(told, indent=2))
 
 
-def _shape(data: Prepared, augment: Augment) -> tuple[int, ...]:
+def sample_shape(data: Prepared, augment: Augment) -> tuple[int, ...]:
     """Of a sample as the model sees it."""
     stored = data.info.shape
     if len(stored) == 1:
