@@ -15,11 +15,13 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import pandas as pd
 import yaml
-from results import FOLDER, Rows, averages, plus_minus, read, table
+from results import FOLDER, averages, plus_minus, read
 
 from tl_runner.methods.base import Method
 from tl_runner.methods.combined import is_loss
+from tl_runner.report.render import grid
 from tl_runner.search import config_dir, groups
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
@@ -111,21 +113,22 @@ def losses(kind: type[Method]) -> list[FunctionType]:
 
 
 @cache
-def tables() -> dict[str, Rows]:
-    return {path.stem: read(path) for path in sorted(FOLDER.glob("*.csv"))}
+def tables() -> dict[str, pd.DataFrame]:
+    """What was measured: last epochs, averaged over the transfers (seeds, methods); the cost as it stands."""
+    rows = {path.stem: read(path) for path in sorted(FOLDER.glob("*.csv"))}
+    return {name: table if name == COST else averages(table, "last") for name, table in rows.items()}
 
 
 def measured(name: str) -> Iterator[str]:
-    for table_name, rows in tables().items():
+    for table_name, table in tables().items():
         if table_name == COST:
             yield from (
                 f"- a step on cached features takes {row['time']} times source_only's, its arithmetic is "
                 f"{row['arithmetic']} times as much; on images {row['passes']} times the passes"
-                for row in rows
-                if row["method"] == name
+                for _, row in table[table["method"] == name].iterrows()
             )
-        elif any(row["method"] == name for row in rows):
-            last, base = (plus_minus(averages(rows, m, "last")) for m in (name, "source_only"))
+        elif name in table:
+            last, base = (plus_minus(table[m]) for m in (name, "source_only"))
             yield f"- {table_name}: **{last}** at the last epoch" + (
                 f" (source_only {base})" if name != "source_only" else ""
             )
@@ -139,7 +142,7 @@ def page() -> str:
         "Written by `python scripts/methods.py` from docstrings, configs and [measured numbers](results.md).",
         "Accuracies are averages over transfers in percent, mean ± standard deviation over seeds.",
         "",
-        *table(["", "", "", ""], _in_rows([f"[{m}](#{m})" for m in methods], 4)),
+        *grid(["", "", "", ""], _in_rows([f"[{m}](#{m})" for m in methods], 4)),
         "",
     ]
     for name, file in methods.items():

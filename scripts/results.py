@@ -10,133 +10,108 @@ domains and seed replaces the row that is there. Numbers reach the page in no ot
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import statistics
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
+
 from tl_runner.commands.list import describe
+from tl_runner.report import statistics
+from tl_runner.report.render import grid
+from tl_runner.report.runs import Run, find
+from tl_runner.report.words import spread_of
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
-KEY = ("method", "source", "target", "seed")
-Rows = list[dict[str, str]]
+KEY = ["method", "source", "target", "seed"]
+
+plus_minus = spread_of("accuracy")
 
 
-def run_row(file: Path) -> dict[str, str]:
-    """One run as a row: what it was, the target accuracy of each pick in percent, and where."""
-    results = json.loads(file.read_text())
-    config, environment = results["config"], results["environment"]
-    *_, stage = results["stages"].values()
-    source, target = results["data"].split(" -> ")
-    row = {"method": stage["method"], "source": source, "target": target, "seed": str(config["seed"])}
-    row |= {pick: f"{100 * found['target']['accuracy']:.2f}" for pick, found in stage["picks"].items()}
-    row |= {
-        "date": datetime.fromtimestamp(file.stat().st_mtime, UTC).date().isoformat(),
+def row(run: Run) -> dict[str, str]:
+    """What a run was, the target accuracy of each pick in percent, and where it ran."""
+    assert run.results is not None
+    source, target = run.transfer.split(" -> ")
+    environment, changed = run.results["environment"], (run.folder / "results.json").stat().st_mtime
+    return {
+        **{"method": run.method, "source": source, "target": target, "seed": str(run.value("seed"))},
+        **{pick: f"{100 * found['target']['accuracy']:.2f}" for pick, found in run.stage["picks"].items()},
+        "date": datetime.fromtimestamp(changed, UTC).date().isoformat(),
         "torch": environment["packages"]["torch"],
         "gpu": environment["gpu"] or "",
     }
-    return row
 
 
 def collect(name: str, folders: Iterable[Path]) -> None:
-    path = FOLDER / f"{name}.csv"
-    rows = {tuple(row[k] for k in KEY): row for row in read(path)} if path.exists() else {}
-    files = sorted(file for folder in folders for file in folder.rglob("results.json"))
-    for file in files:
-        row = run_row(file)
-        rows[tuple(row[k] for k in KEY)] = row
-    columns = dict.fromkeys(key for row in rows.values() for key in row)
-    with path.open("w", newline="") as out:
-        writer = csv.DictWriter(out, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows[k] for k in sorted(rows))
-    print(f"{path}: {len(files)} runs read, {len(rows)} rows")
+    path, runs = FOLDER / f"{name}.csv", find(folders)
+    new = pd.DataFrame([row(run) for run in runs if run.results is not None])
+    rows = pd.concat([read(path), new]) if path.exists() else new
+    rows = rows.drop_duplicates(KEY, keep="last").sort_values(KEY)
+    rows.to_csv(path, index=False, lineterminator="\n")
+    for run in runs:
+        if run.results is None:
+            print(f"left out: {run.folder} ({run.status}: {run.why})")
+    print(f"{path}: {len(new)} runs read, {len(rows)} rows")
 
 
-def read(path: Path) -> Rows:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def read(path: Path) -> pd.DataFrame:
+    """As text: what is not measured anew is written as it was."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def picks(rows: Rows) -> list[str]:
-    return [c for c in rows[0] if c not in (*KEY, "date", "torch", "gpu")]
+def picks(rows: pd.DataFrame) -> list[str]:
+    return [c for c in rows if c not in (*KEY, "date", "torch", "gpu")]
 
 
-def transfers(rows: Rows) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((row["source"], row["target"]) for row in rows))
+def scores(rows: pd.DataFrame, pick: str) -> pd.DataFrame:
+    """Accuracies as `tl_runner.report.statistics` takes them."""
+    table = rows.assign(transfer=rows["source"] + " → " + rows["target"], value=pd.to_numeric(rows[pick]))
+    return table.pivot(index=["transfer", "seed"], columns="method", values="value")
 
 
-def numbers(rows: Rows, method: str, pick: str, transfer: tuple[str, str]) -> dict[str, float]:
-    """Accuracy by seed."""
-    return {
-        row["seed"]: float(row[pick])
-        for row in rows
-        if (row["method"], row["source"], row["target"]) == (method, *transfer) and row.get(pick)
-    }
+def averages(rows: pd.DataFrame, pick: str) -> pd.DataFrame:
+    """Over the transfers, for each seed that has them all: (seeds, methods)."""
+    return statistics.averages(scores(rows, pick))
 
 
-def averages(rows: Rows, method: str, pick: str) -> list[float]:
-    """Over the transfers, for each seed that has them all."""
-    each = [numbers(rows, method, pick, t) for t in transfers(rows)]
-    seeds = set.intersection(*(set(e) for e in each))
-    return [statistics.mean(e[seed] for e in each) for seed in sorted(seeds)]
-
-
-def plus_minus(values: Iterable[float]) -> str:
-    values = list(values)
-    if not values:
-        return "–"
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
-
-
-def ranked(rows: Rows) -> list[str]:
+def ranked(rows: pd.DataFrame) -> list[str]:
     """Methods, the best at the last epoch first; those that lack a transfer at the end."""
-    found = {row["method"]: averages(rows, row["method"], "last") for row in rows}
-    return sorted(found, key=lambda m: -statistics.mean(found[m] or [0.0]))
+    return list(averages(rows, "last").mean().sort_values(ascending=False, kind="stable").index)
 
 
-def table(head: list[str], lines: Iterable[list[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(head) + " |"
-    yield "|---" * len(head) + "|"
-    for line in lines:
-        yield "| " + " | ".join(line) + " |"
-
-
-def section(name: str, rows: Rows) -> Iterator[str]:
-    about, machine = heading(name), sorted({row["gpu"] or "CPU" for row in rows})
-    dates, seeds = sorted({row["date"] for row in rows}), sorted({row["seed"] for row in rows}, key=int)
+def section(name: str, rows: pd.DataFrame) -> Iterator[str]:
+    about, machine = heading(name), sorted({gpu or "CPU" for gpu in rows["gpu"]})
+    dates, seeds = sorted(set(rows["date"])), sorted(set(rows["seed"]), key=int)
     yield f"## {name}"
     yield ""
     yield f"{about}. Seeds {', '.join(seeds)}; {dates[0]}" + (f" to {dates[-1]}" if len(dates) > 1 else "")
-    yield f"({', '.join(machine)}, torch {', '.join(sorted({row['torch'] for row in rows}))})."
+    yield f"({', '.join(machine)}, torch {', '.join(sorted(set(rows['torch'])))})."
     yield ""
     yield "Target accuracy at the **last epoch**, in percent, mean ± standard deviation over seeds:"
     yield ""
-    several = len(transfers(rows)) > 1
-    head = ["method", *(f"{s} → {t}" for s, t in transfers(rows)), *(["average"] if several else [])]
+    last = scores(rows, "last")
+    transfers = list(last.index.unique("transfer"))
+    several = len(transfers) > 1
+    by_pick = {pick: averages(rows, pick) for pick in picks(rows)}
 
-    def accuracy(method: str) -> list[str]:
-        cells = [plus_minus(numbers(rows, method, "last", t).values()) for t in transfers(rows)]
-        average = plus_minus(averages(rows, method, "last"))
-        return [method, *cells, *([f"**{average}**" if average != "–" else average] if several else [])]
+    def accuracy(method: str) -> Iterator[str]:
+        yield method
+        yield from (plus_minus(last[method].xs(t, level="transfer")) for t in transfers)
+        if several:
+            average = plus_minus(by_pick["last"][method])
+            yield f"**{average}**" if average != "–" else average
 
-    yield from table(head, map(accuracy, ranked(rows)))
+    yield from grid(["method", *transfers, *(["average"] if several else [])], map(accuracy, ranked(rows)))
     yield ""
     yield "The same by who **picks the epoch**" + (", averaged over the transfers" if several else "")
     yield "(`oracle` looks at the target's labels: it is what most papers report and nobody has):"
     yield ""
-
-    def by_pick(method: str) -> list[str]:
-        return [method, *(plus_minus(averages(rows, method, pick)) for pick in picks(rows))]
-
-    complete = [method for method in ranked(rows) if averages(rows, method, "last")]
-    yield from table(["method", *picks(rows)], map(by_pick, complete))
+    complete = [method for method in ranked(rows) if by_pick["last"][method].notna().any()]
+    lines = ([m, *(plus_minus(average[m]) for average in by_pick.values())] for m in complete)
+    yield from grid(["method", *by_pick], lines)
     yield ""
 
 
@@ -164,7 +139,7 @@ def page() -> str:
     ]
     for path in sorted(FOLDER.glob("*.csv")):
         rows = read(path)
-        if rows and set(KEY) <= rows[0].keys():
+        if len(rows) and set(KEY) <= set(rows):
             lines += section(path.stem, rows)
     return "\n".join(lines).rstrip() + "\n"
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import bz2
+import json
 import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_class
@@ -21,6 +23,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from tl_runner.methods.base import Method
+from tl_runner.overrides import of_stage
 from tl_runner.parts import expand
 from tl_runner.search import config_dir, groups
 
@@ -55,6 +58,7 @@ def composed(*overrides: str) -> dict[str, Any]:
     """The resolved config of a command line."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        overrides = tuple(f"++{o}" if of_stage(o) else o for o in overrides)
         config: Any = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
         return expand(config)
 
@@ -81,6 +85,83 @@ def tlrun(tmp_path: Path) -> Tlrun:
 def result_folder(done: subprocess.CompletedProcess[str]) -> Path:
     """The folder that a run's last line names."""
     return Path(done.stdout.strip().splitlines()[-1].removeprefix("Results: "))
+
+
+def write_run(
+    folder: Path,
+    method: str = "mmd",
+    source: Any = "a",
+    target: Any = "b",
+    seed: int = 0,
+    picks: Mapping[str, float] | None = None,
+    stages: Mapping[str, str | None] | None = None,
+    seconds: float = 10.0,
+    labeled_per_class: int | str = 0,
+    root: str = "/data/x",
+    method_node: Mapping[str, Any] | None = None,
+    **config: Any,
+) -> Path:
+    """A folder as a run leaves it, without training.
+
+    Args:
+        picks: pick -> target accuracy. stages: stage -> the method it names, None for the run's.
+        labeled_per_class, root: of `data`. method_node: in place of the method's own.
+        config: more keys of the root config.
+    """
+    picks = {"last": 0.5, "source_val": 0.4, "im": 0.5, "oracle": 0.6} if picks is None else picks
+    stages = {"adapt": None} if stages is None else stages
+
+    def node(name: str) -> dict[str, Any]:
+        return {"_target_": f"tl_runner.methods.{name}.{name}"}
+
+    whole: dict[str, Any] = {
+        "data": {
+            **{"source": source, "target": target, "seed": seed, "root": root},
+            "labeled_per_class": labeled_per_class,
+        },
+        "model": {"_target_": "tl_runner.nn.model.Model", "backbone": {"name": "resnet18"}},
+        "method": method_node or node(method),
+        "trainer": {"epochs": 2},
+        "recipe": {"stages": {k: {"method": v and node(v)} for k, v in stages.items()}},
+        "init_from": None,
+        "paths": {"data": "/data"},
+        "seed": seed,
+        **config,
+    }
+    timing = {
+        "seconds": seconds,
+        "train_seconds": seconds / 2,
+        "samples_per_second": 100.0,
+        "peak_memory_mb": 64.0,
+    }
+    found = {
+        pick: {
+            "epoch": 2 if pick == "last" else 1,
+            "target": {"accuracy": value, "macro_f1": value - 0.1, "ece": 1 - value},
+            "validators": {"im": 1.0},
+        }
+        for pick, value in picks.items()
+    }
+    results = {
+        "folder": str(folder),
+        "data": " -> ".join("+".join(d) if isinstance(d, list) else str(d) for d in (source, target)),
+        "stages": {
+            k: {"method": v or method, "epochs": 2, "picks": found, "losses": {}, "timing": timing}
+            for k, v in stages.items()
+        },
+        "source_accuracy": {},
+        "seconds": seconds,
+        "environment": {"packages": {"torch": "2.15.0"}, "gpu": None},
+        "config": whole,
+    }
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "status.json").write_text('{"state": "done", "why": ""}')
+    rows = [f"{k},{e},{1 / e},{e},{0.2 * e}" for k in stages for e in (1, 2)]
+    text = "\n".join(["stage,epoch,loss/source,val/im,test/accuracy", *rows])
+    (folder / "metrics.csv").write_text(text + "\n")
+    return folder
 
 
 def save_image(path: Path, seed: int, size: tuple[int, int] = (40, 36)) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONFIGS, Tlrun, image_folders, result_folder, save_image
+from conftest import CONFIGS, Tlrun, composed, image_folders, result_folder, save_image
 from hydra.core.global_hydra import GlobalHydra
 
 from tl_runner import cli
@@ -64,6 +64,11 @@ WRONG = [
         "experiment=office31/frozn",
         "experiment: there is no 'office31/frozn'; did you mean 'office31/frozen'?",
     ),
+    ("recipe.stages.adpat.epochs=3", "recipe.stages: there is no stage 'adpat'; did you mean 'adapt'?"),
+    ("recipe.stages.adapt.method=dnn", "recipe.stages.adapt.method: there is no 'dnn'; did you mean 'dann'?"),
+    ("recipe.stages.adapt.optim=adm", "recipe.stages.adapt.optim: there is no 'adm'; did you mean 'adam'?"),
+    ("recipe.stages.adapt.tuning=full,frozen", "has several values: add -m to run each"),
+    ("experiment=office31", "experiment=office31 is a folder of"),
     ("seed=-1", "seed: expected a whole number >= 0, got -1"),
     ("data=folder", "data.root: needs a value"),
     ("method=[", "'method=['"),
@@ -99,8 +104,20 @@ WRONG_VALUES = [
         "+metrics.accuracy.averge=micro",
         "metrics.accuracy.averge: MulticlassAccuracy has no argument 'averge'",
     ),
-    ("+recipe.stages.adapt.method.weight=1", "recipe.stages.adapt.method"),
-    ("+recipe.stages.adapt.epoch=1", "recipe.stages.adapt: unknown key 'epoch'; did you mean 'epochs'?"),
+    (
+        "recipe.stages.adapt.method.weight=-1",
+        "recipe.stages.adapt.method.weight: input should be greater than",
+    ),
+    (
+        "recipe.stages.adapt.optim.lrr=1",
+        "recipe.stages.adapt.optim.lrr: Optim has no argument 'lrr'; did you",
+    ),
+    (
+        "recipe.stages.adapt.optim.schedule.gama=1",
+        "InverseDecay has no argument 'gama'; did you mean 'gamma'?",
+    ),
+    ("recipe.stages.adapt.epochs=0", "recipe.stages.adapt.epochs: expected a whole number >= 1, got 0"),
+    ("recipe.stages.adapt.epoch=1", "recipe.stages.adapt: unknown key 'epoch'; did you mean 'epochs'?"),
 ]
 
 
@@ -304,7 +321,7 @@ def test_run_writes_everything(tlrun: Tlrun) -> None:
     assert list(folder.glob("tensorboard/adapt/events*"))
     results = json.loads((folder / "results.json").read_text())
     stage = results["stages"]["adapt"]
-    assert set(stage["picks"]) == {"last", "source_val", "im", "entropy", "snd", "oracle"}
+    assert set(stage["picks"]) == {"last", "source_val", "oracle", *composed()["validators"]}
     assert set(stage["picks"]["last"]["target"]) == {"accuracy", "class_mean", "macro_f1", "ece"}
     assert set(stage["losses"]) == {"source", "mmd"}
     assert stage["timing"]["samples_per_second"] > 0
@@ -359,7 +376,7 @@ def test_unlabelled_target(tmp_path: Path, tlrun: Tlrun) -> None:
         "data.target=new",
     )
     picks = json.loads((result_folder(done) / "results.json").read_text())["stages"]["adapt"]["picks"]
-    assert set(picks) == {"last", "source_val", "im", "entropy", "snd"}
+    assert set(picks) == {"last", "source_val", *composed()["validators"]}
     assert picks["last"]["target"] == {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -21,7 +22,7 @@ from tl_runner import cli
 from tl_runner.diagnosis import Diagnosis, Domain, Estimate, Settings, diagnose, ranked, verdict
 from tl_runner.diagnosis.build import class_map
 from tl_runner.errors import DataError
-from tl_runner.report.diagnosis import as_json, markdown, number, show
+from tl_runner.report.diagnosis import as_json, number, page, show
 from tl_runner.report.diagnosis_plot import draw
 from tl_runner.run import run
 
@@ -212,36 +213,55 @@ def test_a_class_for_each_row() -> None:
         diagnose(d, replace(d, labels=None), tuple(map(str, y)), FEW)
 
 
-def test_pages_say_the_same(tmp_path: Path) -> None:
+def test_pages_say_the_same() -> None:
     good, bad = found(domain("new", shift=1)), found(domain("new", shift=1, order=(1, 0, 2)))
     good, bad = replace(good, model="good"), replace(bad, model="bad|er")
     order = [d.model for d in ranked([bad, good])]
     assert order == sorted(order, key=lambda m: -{d.model: d.scores["logme_target"] for d in (good, bad)}[m])
-    page = markdown([good, bad], "diagnosis.png")
-    console = Console(width=120, record=True, file=sys.stderr)
+    text = page([good, bad], "diagnosis.png")
+    console = Console(width=200, record=True, file=io.StringIO())
     show([good, bad], console)
-    text = console.export_text()
+    printed = console.export_text()
     for d in (good, bad):
-        assert number(d.scores["leep"]) in text
-        assert number(d.scores["leep"]) in page
+        assert number(d.scores["leep_transfer"]) in printed
+        assert number(d.scores["leep_transfer"]) in text
     for finding in verdict(good):
+        assert finding.text in printed
         assert finding.text in text
-        assert finding.text in page
-    assert "bad\\|er" in page, "a name breaks no table"
+    assert "bad\\|er" in text, "a name breaks no table"
     written = json.loads(json.dumps(as_json(good), allow_nan=False))
     assert written["bound"]["total"] == good.bound.total
     assert written["class_distances"].keys() == set(CLASSES)
     assert len(written["class_map"]["similarity"]) == 3
-    for d, name in ((good, "labels.png"), (found(domain("new", labels=False)), "none.png")):
-        draw(d, tmp_path / name)
-        with Image.open(tmp_path / name) as image:
-            assert image.width == 1080
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["labels.png", "none.png"]
+
+
+def test_pictures() -> None:
+    for target, heights in (
+        (domain("new"), range(800, 1200)),
+        (domain("new", labels=False), range(400, 600)),
+    ):
+        with Image.open(io.BytesIO(draw(found(target)))) as image:
+            assert image.width == int(7.2 * 144)
+            assert image.height in heights
+
+
+def test_the_pretrained_classifier_is_scored_where_there_is_one() -> None:
+    """A classifier of four classes, two of which are `bike`: it gives the labels away."""
+    y = SOURCE.labels
+    assert y is not None
+    four = np.eye(4)[np.where(y == 0, np.arange(len(y)) % 2, y + 1)]
+    blind = domain("new", labels=False)
+    scores = found(blind, replace(SOURCE, pretrained=four)).scores
+    assert scores.keys() == {"logme", "h_score", "leep", "nce"}
+    assert (scores["leep"], scores["nce"]) == pytest.approx((0, 0))
+    both = found(replace(domain("new"), pretrained=four), replace(SOURCE, pretrained=four)).scores
+    assert len(both) == 10
+    assert both["nce_target"] < -0.5, "these rows have other labels"
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (0.00012345, "0.000123"), (254.4, "254"), (1.9889, "1.99"), (-12.34, "-12.3")],
+    [(0.0, "0"), (0.00012345, "0.000123"), (254.4, "254"), (1.9889, "1.99"), (-12.34, "−12.3")],
 )
 def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert number(value) == text

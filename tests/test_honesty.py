@@ -73,6 +73,7 @@ def test_batches_carry_no_target_label(method: str, tmp_path: Path, monkeypatch:
     original = cls.steps
 
     def watch(self: Any, batch: Any, progress: float) -> Any:
+        assert batch.keys() == set(self.roles)
         seen.append({role: b.y.clone() for role, b in batch.items()})
         yield from original(self, batch, progress)
 
@@ -80,9 +81,31 @@ def test_batches_carry_no_target_label(method: str, tmp_path: Path, monkeypatch:
     run(config, tmp_path)
     assert seen
     for batch in seen:
-        assert batch.keys() == set(cls.roles)
         for role, y in batch.items():
             assert bool((y == HIDDEN).all()) == (role == "target")
+
+
+def test_scrambled_target_labels_change_no_pick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every validator's score at every epoch, and what it picks."""
+    config = composed("trainer=smoke", "trainer.epochs=4", "trainer.eval_rows=null", "validators=all")
+    before = run(config, tmp_path / "true")
+    original = DomainData._divide
+
+    def scramble(self: DomainData, *rest: Any) -> Prepared:
+        prepared = original(self, *rest)
+        assert prepared.truth is not None
+        prepared.truth = prepared.truth.flip(0)
+        return prepared
+
+    monkeypatch.setattr(DomainData, "_divide", scramble)
+    after = run(config, tmp_path / "scrambled")
+    (picks,), (others,) = ([s["picks"] for s in r["stages"].values()] for r in (before, after))
+    assert picks.keys() == others.keys() > config["validators"].keys()
+    assert picks["last"]["target"] != others["last"]["target"]
+    for name in picks.keys() - {"oracle"}:
+        assert picks[name]["epoch"] == others[name]["epoch"], name
+        assert picks[name]["validators"] == others[name]["validators"], name
+    assert before["objective"] == after["objective"]
 
 
 def test_validators_get_hidden_target_labels() -> None:

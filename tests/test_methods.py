@@ -7,7 +7,6 @@ import math
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from tl_runner.methods.dann import DANN
 from tl_runner.methods.mcc import MCC
 from tl_runner.methods.mcd import MCD
 from tl_runner.methods.mmd import MMD
-from tl_runner.methods.shot import SHOT, pseudo_labels
+from tl_runner.methods.shot import SHOT
 from tl_runner.methods.source_only import SourceOnly
 from tl_runner.module import TransferModule
 from tl_runner.nn import Model, backbones
@@ -162,106 +161,6 @@ def test_mcd_heads_part_and_the_generator_joins(monkeypatch: pytest.MonkeyPatch)
             gains[name] = apart() - before
     assert gains["heads"] > 0
     assert gains["discrepancy"] < 0
-
-
-# SHOT
-
-
-def loop_pseudo_labels(features: np.ndarray, logits: np.ndarray, least: float) -> list[int]:
-    """As the authors write it: cosine distance to centroids, first soft, then hard."""
-    n, k = logits.shape
-    rows = [np.append(f, 1.0) / np.linalg.norm(np.append(f, 1.0)) for f in features]
-    p = [np.exp(z - z.max()) / np.exp(z - z.max()).sum() for z in logits]
-    counts = [sum(int(np.argmax(q) == c) for q in p) for c in range(k)]
-    candidates = [c for c in range(k) if counts[c] > least]
-    share = p
-    for _ in range(2):
-        centroids = {
-            c: sum(share[i][c] * rows[i] for i in range(n)) / (1e-8 + sum(share[i][c] for i in range(n)))
-            for c in candidates
-        }
-        labels = []
-        for row in rows:
-            distance = {
-                c: 1 - row @ centre / (np.linalg.norm(row) * np.linalg.norm(centre))
-                for c, centre in centroids.items()
-            }
-            labels.append(min(distance, key=lambda c: distance[c]))
-        share = [np.eye(k)[label] for label in labels]
-    return labels
-
-
-@pytest.mark.parametrize("least", [0, 6])
-@pytest.mark.parametrize("seed", range(8))
-def test_pseudo_labels_are_those_of_the_authors(seed: int, least: int) -> None:
-    rng = np.random.default_rng(seed)
-    k, n = 5, 60
-    truth = rng.choice(k - 1, n, p=[0.5, 0.3, 0.12, 0.08])  # one class is never there
-    features = 2 * rng.normal(size=(k, 8))[truth] + 1.5 * rng.normal(size=(n, 8))
-    logits = 2.0 * np.eye(k)[truth] + rng.normal(size=(n, k))
-    logits[:, k - 1] -= 20
-    expected = loop_pseudo_labels(features, logits, least)
-    found = pseudo_labels(torch.tensor(features), torch.tensor(logits), least)
-    assert found.dtype == torch.int64
-    assert found.tolist() == expected
-    assert found.tolist() != logits.argmax(1).tolist()  # they do something
-    assert k - 1 not in found
-
-
-def test_classes_that_are_hardly_predicted_get_no_pseudo_label() -> None:
-    features = torch.eye(3).repeat_interleave(torch.tensor([10, 10, 2]), 0)
-    logits = 5 * features
-    assert set(pseudo_labels(features, logits, 0).tolist()) == {0, 1, 2}
-    assert set(pseudo_labels(features, logits, 2).tolist()) == {0, 1}
-
-
-def test_shot_learns_from_the_pseudo_labels_of_its_rows() -> None:
-    method = build(SHOT, weight=0.3)
-    g = torch.Generator().manual_seed(0)
-    whole = Collected(
-        torch.randn(30, 6, generator=g),
-        torch.randn(30, 3, generator=g),
-        torch.full((30,), HIDDEN),
-        torch.zeros(30),
-        torch.arange(30),
-    )
-    asked: list[str] = []
-
-    def collect(role: str) -> Collected:
-        asked.append(role)
-        return whole
-
-    assert (method.pseudo == HIDDEN).all()
-    method.begin_epoch(collect)
-    assert asked == ["target"]
-    expected = pseudo_labels(whole.features, whole.logits, 0)
-    assert torch.equal(method.pseudo, expected)
-    batch = {"target": batches()["target"]}
-    logits = method(batch)["target"].logits
-    losses = method.losses(method(batch), batch, 0.0)
-    y = expected[batch["target"].row]
-    torch.testing.assert_close(losses["pseudo"], 0.3 * F.cross_entropy(logits, y))
-    p = logits.softmax(1)
-    im = -(p * p.log()).sum(1).mean() + (p.mean(0) * p.mean(0).log()).sum()
-    torch.testing.assert_close(losses["im"], im)
-    assert "pseudo" in method.state_dict()
-
-
-def test_shot_keeps_the_head_and_im_alone_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    method = build(SHOT, weight=0.0)
-
-    def never(role: str) -> Collected:
-        raise AssertionError("no pseudo-labels are needed")
-
-    method.begin_epoch(never)
-    module, before = runner(method, monkeypatch), snapshot(method)
-    batch = {"target": batches()["target"]}
-    losses = method.losses(method(batch), batch, 0.0)
-    assert set(losses) == {"im"}
-    module.update(Step(losses))
-    moved = changed(method, before)
-    assert moved
-    assert not any(name.startswith("model.head.") for name in moved)
 
 
 # CDAN

@@ -73,8 +73,9 @@ def assert_same(one: Path, other: Path) -> None:
         ("method=mmd",),
         ("method=mcd", "augment=strong", "optim=adamw"),
         ("method=shot", "recipe=source_free"),
+        ("method=mmd", "validators=all"),
     ],
-    ids=["single-step", "alternating", "two-stages"],
+    ids=["single-step", "alternating", "two-stages", "all-validators"],
 )
 def test_kill_and_resume(overrides: tuple[str, ...], tmp_path: Path, tlrun: Tlrun) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -142,16 +143,12 @@ def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:
     assert first["stages"]["adapt"]["picks"] == second["stages"]["adapt"]["picks"]
 
 
-def test_a_run_that_had_stopped_early_stays_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["source_val", "rank_ensemble"])
+def test_a_run_that_had_stopped_early_stays_stopped(name: str, tmp_path: Path) -> None:
     """Killed between the last checkpoint and the results."""
     config = composed(
-        *(
-            "trainer=smoke",
-            "trainer.epochs=30",
-            "trainer.early_stop=source_val",
-            "trainer.patience=1",
-            "optim.lr=1e-9",
-        )
+        *("trainer=smoke", "trainer.epochs=30", f"trainer.early_stop={name}"),
+        *("trainer.patience=1", "optim.lr=1e-9"),
     )
     first = run(config, tmp_path)
     stopped = first["stages"]["adapt"]["epochs"]

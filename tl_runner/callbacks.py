@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,17 +14,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .errors import DataError, reason
 from .module import Row, TransferModule
+from .selection import Criterion, better
+from .tuning import Tuning
 
 log = logging.getLogger(__name__)
-
-ORACLE = "test/accuracy"
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -56,39 +57,104 @@ class _Quiet(Callback):
     on_before_zero_grad = on_before_optimizer_step = None  # type: ignore[assignment]
 
 
-class _Pick(_Quiet, ModelCheckpoint):
-    """The best weights by one score, looked at once an epoch."""
+class _Last(_Quiet, ModelCheckpoint):
+    """The whole state after each epoch, which a killed run resumes from."""
 
     on_train_batch_end = None  # type: ignore[assignment]
 
 
-class Stop(_Quiet, EarlyStopping):
-    """Early stopping that a resumed run remembers: stopped once, it stays stopped."""
+class Unfreeze(_Quiet):
+    """Lets the tuning say before each epoch what trains in it."""
 
     on_train_batch_end = None  # type: ignore[assignment]
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.should_stop = self.wait_count >= self.patience
+    def __init__(self, tuning: Tuning) -> None:
+        self.tuning = tuning
+
+    # Lightning asks callbacks before the module, which then puts what is frozen into eval mode.
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, TransferModule)
+        self.tuning.begin_epoch(pl_module.method.model, trainer.current_epoch, pl_module.epochs)
 
 
-def checkpoints(folder: Path, criteria: Mapping[str, str]) -> list[Callback]:
-    """One checkpoint of the best weights per criterion, and `last`, which a killed run resumes from.
+class Picks(_Quiet, Checkpoint):
+    """The best weights by each criterion, looked at once an epoch: one file, under the name of each.
 
     Args:
-        criteria: name -> logged score, higher is better.
+        folder: for the files. history: its rows are what criteria judge.
+        stop: a criterion; training stops after `patience` epochs without a new pick of it.
+
+    Attributes:
+        picked: row of `history` by criterion; part of every checkpoint.
     """
-    common: dict[str, Any] = {
-        "dirpath": folder,
-        "save_on_train_epoch_end": True,
-        "enable_version_counter": False,
-        "auto_insert_metric_name": False,
-    }
-    picks = [
-        _Pick(filename=name, monitor=score, mode="max", save_weights_only=True, **common)
-        for name, score in criteria.items()
-    ]
-    # Last in the list: it stores the states of the others.
-    return [*picks, _Pick(filename="last", monitor=None, save_top_k=1, **common)]
+
+    def __init__(
+        self,
+        folder: Path,
+        criteria: Mapping[str, Criterion],
+        history: History,
+        stop: str | None = None,
+        patience: int = 0,
+    ) -> None:
+        self.folder, self.criteria, self.history = folder, criteria, history
+        self.stop, self.patience = stop, patience
+        self.picked: dict[str, int] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"picked": self.picked}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.picked = dict(state_dict["picked"])
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop(trainer)  # A resumed run that had stopped stays stopped.
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        rows = self.history.rows
+        names = [n for n, c in self.criteria.items() if better(c, rows, self.picked.get(n))]
+        now = self.picked | dict.fromkeys(names, len(rows) - 1)
+        self.picked = {n: now[n] for n in self.criteria if n in now}
+        if names:
+            first, *others = (self.folder / f"{name}.ckpt" for name in names)
+            trainer.save_checkpoint(first, weights_only=True)
+            for other in others:
+                link(first, other)
+        self._stop(trainer)
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        if self.stop is not None:
+            waited = len(self.history.rows) - 1 - self.picked.get(self.stop, -1)
+            trainer.should_stop = waited >= self.patience
+
+
+def link(file: Path, name: Path) -> None:
+    """Give a whole file another name, replacing what had it: no second copy where hard links exist."""
+    part = name.with_name(f".{name.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        try:
+            part.hardlink_to(file)
+        except OSError:
+            shutil.copyfile(file, part)
+        part.replace(name)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DataError(
+            f"cannot write checkpoint {name} ({reason(error)}); the previous one is kept"
+        ) from error
+
+
+def last(folder: Path) -> Callback:
+    """Writes `last.ckpt` after each epoch. Last in the list of callbacks: it stores the states of the others."""
+    return _Last(
+        folder,
+        "last",
+        monitor=None,
+        save_top_k=1,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+        auto_insert_metric_name=False,
+    )
 
 
 class History(_Quiet):
@@ -131,7 +197,11 @@ class History(_Quiet):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, TransferModule)
-        scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(("val/", "test/"))}
+        scores = {
+            k: float(v)
+            for k, v in trainer.callback_metrics.items()
+            if k.startswith(("val/", "target/", "test/"))
+        }
         losses = {f"loss/{k}": v for k, v in pl_module.mean_losses().items()}
         self.rows.append({"epoch": trainer.current_epoch + 1, **losses, **scores})
         self.seconds += time.perf_counter() - self.started

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import sys
 from importlib import import_module
@@ -22,8 +23,11 @@ tlrun: transfer-learning and domain-adaptation experiments from config files
   tlrun data=folder data.root=photos data.source=old_camera data.target=new_camera
   tlrun -m method=source_only,mmd,dann seed=0,1,2          every combination
   tlrun list [methods|data|models|...]         what can be chosen, with citations
+  tlrun report RUNS ...                        compare runs: tables, tests, figures (folders, searched)
   tlrun resume RUN_DIR                         go on with a killed run
-  tlrun diagnose data=office31 model=a,b       before training: distances, bounds, class priors, backbones ranked
+  tlrun diagnose data=office31 model=a,b       before training: how far domains are apart, backbones ranked
+  tlrun study RUNS                             how well validators select, over many runs
+  tlrun predict RUN_DIR [--pick im]            what its checkpoint says of each sample, as CSV or Parquet
 
   --cfg job             print the composed config and stop
   -m, --multirun        run every combination of comma-separated values
@@ -34,10 +38,10 @@ Groups (GROUP=OPTION):
 {groups}
 
 Results go to outputs/<date>/<time>/ (multirun/<date>/<time>/<overrides>/ with -m): results.json,
-metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/.
+metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/, and after a single run report.html.
 """
 
-COMMANDS = ("diagnose", "list", "resume")
+COMMANDS = ("diagnose", "list", "predict", "report", "resume", "study")
 """`tlrun COMMAND ...`: each a module of `commands` with `main(arguments, own)`, `own` being the user's own
 config folders."""
 
@@ -90,31 +94,60 @@ def _hydra(arguments: list[str], own: list[Path]) -> None:
     if not any(a.startswith(("--hydra-help", "--version", "-sc", "--shell-completion")) for a in arguments):
         from .preflight import preflight
 
-        preflight(arguments)
+        arguments = preflight(arguments)
     sys.argv = [sys.argv[0], *arguments]
     # Errors reach main(), which prints a sentence for those of the user's making.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()
+    except Exception:
+        _compare_sweep()
+        raise
+    _compare_sweep()
+
+
+def _compare_sweep() -> None:
+    from .sweep import SweepFolder
+
+    if SweepFolder.folder is not None:
+        from .commands.report import after_sweep
+
+        after_sweep(SweepFolder.folder)
 
 
 def _folder_name(overrides: str) -> str:
     """A sweep job's overrides as one folder's name, however many and whatever is in them."""
-    name = overrides.replace("/", "+")
+    # Where Hydra puts a choice, and that it adds a key, is no reader's concern.
+    name = re.sub(r"(^|,)\++", r"\1", re.sub(r"[\w/]+@", "", overrides)).replace("/", "+")
     if len(name) > 200:
         name = f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     return name
 
 
-def _job(config: Any) -> None:
-    """One job of Hydra's: a run."""
+def _job(config: Any) -> float | None:
+    """One job of Hydra's: a run. A sweeper maximises what it returns."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     from .parts import expand
-    from .run import run
+    from .status import recorded
 
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    run(expand(plain), Path(HydraConfig.get().runtime.output_dir))
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with recorded(folder):
+        from .run import run
+
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        _decide_report(plain, HydraConfig.get().mode == RunMode.MULTIRUN)
+        value: float | None = run(expand(plain), folder)["objective"]["value"]
+    return value
+
+
+def _decide_report(config: dict[str, Any], multirun: bool) -> None:
+    """What `report=auto` means: a page for a single run that evaluates all its rows."""
+    report, trial = config["report"], config["trainer"].get("eval_rows") is not None
+    if isinstance(report, dict) and report.get("write") == "auto":
+        report["write"] = "never" if multirun or trial else "always"
 
 
 if __name__ == "__main__":

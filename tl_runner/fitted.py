@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .data.store import replace_text
+from .files import replace_text
 from .module import Row
 from .nn.model import Model
 from .trained import load
@@ -45,19 +45,18 @@ def restore(folder: Path, name: str, model: Model) -> Fitted | None:
     return Fitted(**json.loads(finished(folder, name).read_text()))
 
 
-def picks(history: list[Row], criteria: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """For `last` and each criterion: the epoch it picks, and the target's metrics there."""
+def picks(history: list[Row], picked: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """For `last` and each criterion: the epoch it picked, and what was measured there.
+
+    Args:
+        picked: row of `history` by criterion.
+    """
 
     def at(row: Row) -> dict[str, Any]:
-        return {
-            "epoch": int(row["epoch"]),
-            "target": {k.removeprefix("test/"): v for k, v in row.items() if k.startswith("test/")},
-            "validators": {k.removeprefix("val/"): v for k, v in row.items() if k.startswith("val/")},
-        }
+        def under(prefix: str) -> dict[str, float]:
+            found = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+            return {k: v for k, v in found.items() if math.isfinite(v)}  # JSON has no NaN.
 
-    found = {"last": at(history[-1])}
-    for name, score in criteria.items():
-        rows = [row for row in history if math.isfinite(row.get(score, math.nan))]
-        if rows:
-            found[name] = at(max(rows, key=lambda row: row[score]))
-    return found
+        return {"epoch": int(row["epoch"]), "target": under("test/"), "validators": under("val/")}
+
+    return {"last": at(history[-1]), **{name: at(history[i]) for name, i in picked.items()}}

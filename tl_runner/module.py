@@ -17,7 +17,7 @@ from .methods.base import Collect, Method
 from .metrics import MetricFactory, evaluate
 from .optim import Optim
 from .types import Batch, Collected, Step
-from .validators import Validator
+from .validators import Validator, class_share
 
 Row = dict[str, float]
 
@@ -155,7 +155,7 @@ class TransferModule(pl.LightningModule):
         self.log_dict(scores)
 
     def score(self, collected: Mapping[str, Collected]) -> Row:
-        """`val/…` without target labels; `test/…` with them, which nothing may select by but the oracle."""
+        """`val/…` and `target/…` without target labels; `test/…` with them, for the oracle alone to select by."""
         scores: Row = {}
         for name in ("source_val", "labeled_val"):
             if name in collected:
@@ -163,6 +163,7 @@ class TransferModule(pl.LightningModule):
                 scores[f"val/{name}"] = float(right.float().mean())
         if "target" in collected:
             target = collected["target"]
+            scores["target/classes"] = class_share(target.logits)
             scores |= {
                 f"val/{name}": float(validator(collected)) for name, validator in self.validators.items()
             }

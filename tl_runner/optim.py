@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -41,6 +42,13 @@ class Optim:
         self.weight_decay, self.decay_norm_bias = weight_decay, decay_norm_bias
         self.clip_norm = clip_norm
         self.schedule: Schedule = schedule or Constant()
+        self.factors: Mapping[nn.Parameter, float] = {}
+
+    def scaled(self, factors: Mapping[nn.Parameter, float]) -> Optim:
+        """The same with factors on the learning rates of single parameters, on top of `backbone_lr`."""
+        other = copy.copy(self)
+        other.factors = factors
+        return other
 
     def build(self, module: nn.Module, backbone: Iterable[nn.Parameter]) -> Optimizer:
         """An optimiser over the parameters of `module` that require a gradient."""
@@ -49,7 +57,8 @@ class Optim:
         for p in module.parameters():
             if p.requires_grad:
                 decay = self.weight_decay if self.decay_norm_bias or p.ndim > 1 else 0.0
-                groups.setdefault((self.backbone_lr if id(p) in slow else 1.0, decay), []).append(p)
+                factor = self.factors.get(p, 1.0) * (self.backbone_lr if id(p) in slow else 1.0)
+                groups.setdefault((factor, decay), []).append(p)
         options: dict[str, Any] = {}
         wrapped = getattr(self.optimizer, "func", self.optimizer)
         # One kernel for all parameters; also the fastest on a CPU.
@@ -68,8 +77,8 @@ class Optim:
             **options,
         )
         if isinstance(built, SGD):
-            # Fused SGD cannot start one parameter's momentum while others have theirs: a module that joins
-            # later, as an extra with a start does. From zero it is the same average.
+            # Fused SGD cannot start one parameter's momentum while others have theirs: what joins later, as
+            # an extra with a start or a block of a gradual tuning does. From zero it is the same average.
             for group in built.param_groups:
                 if group["momentum"] and not group["dampening"]:
                     for p in group["params"]:

@@ -23,6 +23,16 @@ def methods(config: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
             yield f"recipe.stages.{name}.method", stage["method"]
 
 
+def named(node: Node) -> str:
+    """What results call the method of a node: `cdan`, `cdan+mcc`, `sdat(cdan+mcc)`."""
+    # A method is one word for file, class and YAML; in a file of several classes, the class.
+    module, _, name = str(node["_target_"]).rpartition(".")
+    word = module.rpartition(".")[2]
+    word = word if word.replace("_", "").lower() == name.lower() else name
+    inside = f"({named(node['method'])})" if isinstance(node.get("method"), dict) else ""
+    return "+".join([word + inside, *(node.get("extra") or {})])
+
+
 def check_names(config: Mapping[str, Any], known: Collection[str]) -> list[str]:
     """Problems of the names that method nodes use, `known` being the methods there are."""
     problems = []
@@ -58,8 +68,38 @@ def method_config(name: str) -> Node:
     return dict(plain["method"])
 
 
+def inherited(config: Node) -> Node:
+    """The config with each stage's changes made to what they change: the run's own method, optimiser and so on.
+
+    A stage's mapping without `_target_` is such changes; one with it replaces the run's.
+    """
+    if not (stages := (config.get("recipe") or {}).get("stages")):
+        return config
+    return {
+        **config,
+        "recipe": {**config["recipe"], "stages": {k: _inherits(v, config) for k, v in stages.items()}},
+    }
+
+
+def _inherits(stage: Node | None, config: Node) -> Node | None:
+    return stage and {
+        key: _merged(dict(config[key]), dict(value))
+        if isinstance(value, Mapping) and "_target_" not in value and isinstance(config.get(key), Mapping)
+        else value
+        for key, value in stage.items()
+    }
+
+
+def _merged(node: Node, changes: Node) -> Node:
+    def one(old: Any, new: Any) -> Any:
+        both = isinstance(old, Mapping) and isinstance(new, Mapping) and "_target_" not in new
+        return _merged(dict(old), dict(new)) if both else new
+
+    return node | {key: one(node.get(key), value) for key, value in changes.items()}
+
+
 def expand(config: Node, load: Callable[[str], Node] = method_config) -> Node:
-    """The config with every name replaced by the config it stands for.
+    """The config with every name replaced by the config it stands for, and each stage's inheritance filled in.
 
     Args:
         load: a method's name -> its config.
@@ -67,7 +107,8 @@ def expand(config: Node, load: Callable[[str], Node] = method_config) -> Node:
     Raises:
         ConfigError: if an entry is neither a name nor a mapping.
     """
-    result: Node = {**config}
+    config = inherited(config)
+    result = {**config}
     for place, node in list(methods(config)):
         try:
             full = _expanded(node, load)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import ConfigError, nearest
+from .overrides import of_stage, unfolded, written_out
 from .parts import check_names
 from .schema import ROOT, check_root
 from .search import config_dir, groups, own_configs
@@ -26,8 +30,11 @@ _WITH_VALUE = frozenset(
 )
 
 
-def preflight(arguments: list[str]) -> None:
+def preflight(arguments: list[str]) -> list[str]:
     """Compose as Hydra will, and report everything that is wrong at once.
+
+    Returns:
+        The arguments, with what they say in short written out for Hydra.
 
     Raises:
         ConfigError: with all problems that show without importing a class.
@@ -35,14 +42,52 @@ def preflight(arguments: list[str]) -> None:
     multirun = bool({"-m", "--multirun"} & set(arguments))
     if multirun and {"--cfg", "-c"} & set(arguments):
         raise ConfigError(["--cfg prints one job's config: leave out -m, and give each key one value"])
-    _name_shadowed(own_configs(arguments)[0])
-    overrides: list[str] = []
+    own = own_configs(arguments)[0]
+    _name_shadowed(own)
+    options = groups([config_dir(), *own])
+    where: list[int] = []
     skip = False
-    for argument in arguments:
+    for i, argument in enumerate(arguments):
         if skip or argument in _WITH_VALUE:
             skip = not skip
         elif not argument.startswith("-"):
-            overrides.append(argument)
+            where.append(i)
+    full = list(arguments)
+    for i in where:
+        full[i] = unfolded(arguments[i], options, multirun)
+    of_stages = [i for i in where if of_stage(full[i])]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        problems, good, configs = _compose([full[i] for i in where if i not in of_stages], multirun)
+        for i in sorted(of_stages, key=lambda i: full[i].count(".")):
+            stage = str((of_stage(full[i]) or ("",))[0])
+            # In a sweep over recipes each must have the stage.
+            if lacking := [c for c in configs if stage not in c.recipe.stages]:
+                known = map(str, lacking[0].recipe.stages)
+                problems.append(f"recipe.stages: there is no stage '{stage}'{nearest(stage, known)}")
+                continue
+            full[i] = written_out(full[i], configs[0].hydra.runtime.choices, options)
+            wrong, good, composed = _compose([full[i]], multirun, good)
+            problems += wrong
+            configs = composed if not wrong else configs
+        plain = OmegaConf.to_container(configs[0], resolve=False)
+        assert isinstance(plain, dict)
+        named = {str(k): v for k, v in plain.items() if k != "hydra"}
+        problems += check_root(named) + check_names(named, options["method"])
+    GlobalHydra.instance().clear()
+    if problems:
+        raise ConfigError(problems)
+    return full
+
+
+def _compose(
+    overrides: list[str], multirun: bool, base: Sequence[str] = ()
+) -> tuple[list[str], list[str], list[DictConfig]]:
+    """Overrides on top of others that compose.
+
+    Returns:
+        What is wrong with them; those that compose, at their first value; and their configs: of the first
+        values, then with each other value in turn.
+    """
     problems: list[str] = []
     parser = OverridesParser.create()
     variants: list[list[str]] = []
@@ -58,41 +103,52 @@ def preflight(arguments: list[str]) -> None:
             variants.append(
                 [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
             )
-        elif not parsed.is_sweep_override():
+        elif parsed.is_sweep_override():
+            problems += _check_interval(parsed, overrides)
+            variants.append([f"{parsed.get_key_element()}={parsed.value().start}"])  # type: ignore[union-attr]
+        else:
             variants.append([override])
     # Groups first: whether a key exists depends on what was chosen.
     variants.sort(key=lambda v: not _is_group(v[0]))
 
-    def problem(chosen: list[str]) -> str | None:
+    def attempt(chosen: list[str]) -> DictConfig | str:
         try:
-            compose("config", overrides=chosen)
+            return compose("config", overrides=chosen, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
             return _sentence(error, chosen[-1])
-        return None
 
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        first = [v[0] for v in variants]
-        good: list[str] = []
-        if problem(first) is None:
-            good = first
-        else:
-            for override in first:
-                found = problem([*good, override])
-                if found is None:
-                    good.append(override)
-                else:
-                    problems.append(found)
-        for options in variants:
-            base = [o for o in good if o != options[0]]
-            problems += [p for p in (problem([*base, option]) for option in options[1:]) if p]
-        config = compose("config", overrides=good)
-        plain = OmegaConf.to_container(config, resolve=False)
-        assert isinstance(plain, dict)
-        named = {str(k): v for k, v in plain.items()}
-        problems += check_root(named) + check_names(named, _options("method"))
-    GlobalHydra.instance().clear()
-    if problems:
-        raise ConfigError(problems)
+    good = [*base, *(v[0] for v in variants)]
+    found = attempt(good)
+    if isinstance(found, str):
+        good = list(base)
+        for v in variants:
+            if isinstance(found := attempt([*good, v[0]]), str):
+                problems.append(found)
+            else:
+                good.append(v[0])
+        found = compose("config", overrides=good, return_hydra_config=True)
+    configs = [found]
+    for options in variants:
+        others = [o for o in good if o != options[0]]
+        for option in options[1:]:
+            if isinstance(found := attempt([*others, option]), str):
+                problems.append(found)
+            else:
+                configs.append(found)
+    return problems, good, configs
+
+
+def _check_interval(parsed: Override, overrides: list[str]) -> list[str]:
+    """Problems of `key=interval(a,b)`."""
+    interval: Any = parsed.value()
+    problems = []
+    if not any(o.startswith(("sweep=", "hydra/sweeper=")) and o != "sweep=grid" for o in overrides):
+        problems.append("an interval is drawn from, not run through: add sweep=random")
+    if not interval.start < interval.end:
+        problems.append(f"expected an interval of rising numbers, got {interval.start} to {interval.end}")
+    if "log" in interval.tags and interval.start <= 0:
+        problems.append(f"a logarithmic interval begins above 0, got {interval.start}")
+    return [f"'{parsed.input_line}': {p}" for p in problems]
 
 
 def _name_shadowed(own: list[Path]) -> None:
@@ -107,15 +163,21 @@ def _name_shadowed(own: list[Path]) -> None:
 
 
 def _is_group(override: str) -> bool:
-    name = override.lstrip("+~").split("=")[0].split("@")[0]
+    name = _group(override)
     return override.startswith("hydra.searchpath") or (config_dir() / name).is_dir()
+
+
+def _group(override: str) -> str:
+    """The group that it chooses from, if it does."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
 def _sentence(error: Exception, override: str) -> str:
     """What Hydra found wrong with an override, with the nearest right name."""
     text = str(error)
     key, _, value = override.lstrip("+~").partition("=")
-    if options := _options(key):
+    if options := _options(_group(override)):
+        key = key.rpartition("@")[2]
         return f"{key}: there is no '{value}'{nearest(value, options)}"
     if "is not in struct" in text or "Could not override" in text:
         parent, _, last = key.rpartition(".")

@@ -27,14 +27,18 @@ from .callbacks import as_csv
 from .data.augment import Augment
 from .data.domains import Prepared
 from .data.loader import key
-from .data.store import replace_text
 from .errors import DataError, UserError
+from .evaluation import Finished
+from .files import replace_text
 from .fitted import Fitted, restore, store
 from .methods.combined import Builder, Combined, Extra, classes
 from .nn.model import Model
-from .parts import of_extra
-from .report.summary import show
+from .parts import named, of_extra
+from .presentation import clear, finish
+from .report.summary import show, where
+from .reporting import Reporting
 from .schema import check
+from .selection import objective
 from .stage import Stage, fit, source_accuracy
 from .trained import start
 from .types import DataInfo
@@ -66,9 +70,11 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     check(config)
     _keep_memory()
     folder.mkdir(parents=True, exist_ok=True)
+    clear(folder, config["recipe"]["stages"])
     replace_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     stages = {name: _stage(name, config) for name in config["recipe"]["stages"]}
     _check_start(stages, config["init_from"])
+    reporting: Reporting = build(config["report"])
 
     data = build(config["data"]).prepare()
     _describe(config, data)
@@ -77,7 +83,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     model = build_model(config, data)
 
     fitted: dict[str, Fitted] = {}
-    before = source_accuracy(next(iter(stages.values())), model, data) if model.past else None
+    before = source_accuracy(next(iter(stages.values())), model, data) if "head" in model.trained else None
     for name, stage in stages.items():
         done = restore(folder, name, model) if resume else None
         if done is None:
@@ -89,6 +95,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
             store(done, folder, name)
         fitted[name] = done
         model.past[name] = folder / "checkpoints" / name / "last.ckpt"
+        model.trained = {"backbone", "neck", "head"}
         rows = [{"stage": stage_name, **row} for stage_name, f in fitted.items() for row in f.history]
         replace_text(folder / "metrics.csv", as_csv(rows))
 
@@ -104,13 +111,44 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
             ]
             if accuracy is not None
         },
+        "objective": objective(config["objective"], fitted[name].picks),
         "seconds": round(time.perf_counter() - started, 3),
         "environment": environment(data.fingerprint),
         "config": config,
     }
     replace_text(folder / "results.json", json.dumps(results, indent=2))
     show(results, rich.get_console())
+    finish(_finished(config, stages, data, folder), reporting, config["predictions"])
+    where(results, rich.get_console())
     return results
+
+
+def reopen(folder: Path, config: Config) -> Finished:
+    """A run that is over, to look at what its checkpoints say of the data that the config describes.
+
+    Args:
+        config: the run's own, but for its data, which may be other samples of the same classes.
+
+    Raises:
+        UserError: if the data has other classes or another shape than the model.
+    """
+    check(config)
+    stages = {name: _stage(name, config) for name in config["recipe"]["stages"]}
+    data = build(config["data"]).prepare()
+    data = replace(data, info=replace(data.info, shape=sample_shape(data, build(config["augment"]))))
+    told = json.loads((folder / "data.json").read_text())
+    for what, now in (("classes", list(data.info.classes)), ("shape", list(data.info.shape))):
+        if told[what] != now:
+            raise DataError(f"the run's model knows {what} {told[what]}, and this data has {now}")
+    # A method may remember every sample that it was trained on.
+    sizes = {role: told["rows"].get(role, size) for role, size in data.info.sizes.items()}
+    data = replace(data, info=replace(data.info, sizes=sizes))
+    return _finished(config, stages, data, folder)
+
+
+def _finished(config: Config, stages: dict[str, Stage], data: Prepared, folder: Path) -> Finished:
+    head_trained = config["init_from"] is not None and "head" in config["init_parts"]
+    return Finished(folder, stages, data, partial(build_model, config, data), head_trained)
 
 
 def _keep_memory() -> None:
@@ -196,6 +234,7 @@ def build_model(config: Config, data: Prepared) -> Model:
         model.past["init_from"] = start(
             model, config["init_from"], config["init_parts"], data.info, config["model"]["backbone"]
         )
+        model.trained = set(config["init_parts"])
     return model
 
 
@@ -251,17 +290,7 @@ def _joined(names: Any) -> str:
 
 def _method_name(config: Config, stage: str) -> str:
     node = (config["recipe"]["stages"][stage] or {}).get("method") or config["method"]
-    return _named(node)
-
-
-def _named(node: Config) -> str:
-    """`cdan`, `cdan+mcc`, `sdat(cdan+mcc)`."""
-    # A method is one word for file, class and YAML; in a file of several classes, the class.
-    module, _, name = str(node["_target_"]).rpartition(".")
-    word = module.rpartition(".")[2]
-    word = word if word.replace("_", "").lower() == name.lower() else name
-    inside = f"({_named(node['method'])})" if isinstance(node.get("method"), dict) else ""
-    return "+".join([word + inside, *(node.get("extra") or {})])
+    return named(node)
 
 
 def _story(fitted: Fitted) -> dict[str, Any]:

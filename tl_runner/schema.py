@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import json
 import typing
@@ -14,9 +15,12 @@ from .parts import of_extra
 
 ROOT = (
     *("data", "model", "method", "tuning", "optim", "augment", "trainer"),
-    *("validators", "metrics", "recipe", "init_from", "init_parts", "paths", "seed"),
+    *("validators", "metrics", "recipe", "sweep", "objective", "report", "predictions"),
+    *("init_from", "init_parts", "paths", "seed"),
 )
 PARTS = ("backbone", "neck", "head")
+LABELLED = ("source_val", "labeled_val")
+PREDICTIONS = ("none", "csv", "parquet")
 STAGE = ("method", "tuning", "optim", "augment", "trainer", "epochs")
 
 # Arguments that the runner gives, by the node's place in the config.
@@ -38,9 +42,24 @@ def check_root(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"seed: expected a whole number >= 0, got {seed!r}")
     if not isinstance(config.get("init_from"), str | None):
         problems.append(f"init_from: expected a run folder or a checkpoint, got {config['init_from']!r}")
+    known = [*LABELLED, "oracle", *(config.get("validators") or {}), *(config.get("metrics") or {})]
+    if (name := config.get("objective")) not in known:
+        problems.append(
+            f"objective: expected a validator or a metric, got {name!r}{nearest(str(name), known)}"
+        )
     parts = config.get("init_parts")
     if not isinstance(parts, list) or not parts or not set(map(str, parts)) <= set(PARTS):
         problems.append(f"init_parts: expected some of {', '.join(PARTS)}, got {parts!r}")
+    wanted = config.get("predictions")
+    if wanted not in PREDICTIONS:
+        hint = nearest(wanted, PREDICTIONS) if isinstance(wanted, str) else ""
+        problems.append(f"predictions: expected {', '.join(PREDICTIONS)}, got {wanted!r}{hint}")
+    elif wanted == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        problems.append("predictions=parquet needs pyarrow: pip install 'tl-runner[parquet]', or write csv")
+    for key, least in (("trials", 1), ("seed", 0)):
+        number = (config.get("sweep") or {}).get(key, least)
+        if not isinstance(number, int) or isinstance(number, bool) or number < least:
+            problems.append(f"sweep.{key}: expected a whole number >= {least}, got {number!r}")
     stages = (config.get("recipe") or {}).get("stages")
     if not isinstance(stages, Mapping) or not stages:
         return [*problems, "recipe.stages: expected at least one stage"]
@@ -66,6 +85,13 @@ def check(config: Mapping[str, Any]) -> None:
         problems += _check_node(path, node)
     if problems:
         raise ConfigError(problems)
+    from .validators import RankEnsemble
+
+    name = config["objective"]
+    if name in config["validators"] and _locate(config["validators"][name]["_target_"]) is RankEnsemble:
+        raise ConfigError(
+            [f"objective: the ranks of '{name}' compare epochs of one run, not runs; take im, say"]
+        )
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -108,6 +134,7 @@ def _kinds() -> dict[str, Any]:
     from .methods.base import Method
     from .nn.model import Model
     from .optim import Optim
+    from .reporting import Reporting
     from .trainer import TrainerSettings
     from .tuning import Tuning
 
@@ -121,6 +148,7 @@ def _kinds() -> dict[str, Any]:
         "augment": Augment,
         "augment.views.*": View,
         "trainer": TrainerSettings,
+        "report": Reporting,
         "metrics.*": Metric,
         # Anything of the right shape: what matters is that it can be called, or read from.
         "data.reader": "read",
@@ -134,7 +162,7 @@ _PLACES = frozenset(
     [
         *("data", "data.reader", "model", "model.backbone", "method", "tuning", "trainer"),
         *("optim", "optim.optimizer", "optim.schedule", "augment", "augment.views.*"),
-        *("validators.*", "metrics.*"),
+        *("validators.*", "metrics.*", "report"),
     ]
 )
 

@@ -42,7 +42,8 @@ def groups(folders: list[Path]) -> dict[str, dict[str, Path]]:
             group, _, option = name.partition("/")
             if "optim/schedule/" in name:
                 group, option = "optim/schedule", file.stem
-            if option and not file.stem.startswith("_"):
+            # What is in `hydra` is chosen through a group of ours.
+            if option and group != "hydra" and not file.stem.startswith("_"):
                 found.setdefault(group, {}).setdefault(option, file)
     return dict(sorted(found.items()))
 

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from .callbacks import ORACLE, Display, History, Stop, WholeFiles, checkpoints
+from .callbacks import Display, History, Picks, Unfreeze, WholeFiles, last
 from .data.augment import Augment
 from .data.domains import Prepared
 from .data.features import cached_features
@@ -27,9 +27,10 @@ from .module import TransferModule
 from .nn.backbones import Features
 from .nn.model import Model
 from .optim import Optim
+from .selection import criteria, probes, usable
 from .trainer import TrainerSettings
-from .tuning import Tuning, parameter_table
-from .validators import Validator
+from .tuning import Tuning, parameter_table, shown
+from .validators import RankEnsemble, Validator
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Stage:
     optim: Optim
     augment: Augment
     trainer: TrainerSettings
-    validators: Mapping[str, Validator]
+    validators: Mapping[str, Validator | RankEnsemble]
     metrics: Mapping[str, MetricFactory]
     seed: int
     workers: int
@@ -68,21 +69,21 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
     """
     if any(method.source_free for method in classes(stage.method)):
         data = data.only(*({*data.roles, *data.evaluation} - {"source", "source_val"}))
+    stage = replace(stage, validators=usable(stage.validators, data))
     device = stage.trainer.device()
     pl.seed_everything(key(stage.seed, stage.name, "method") % 2**32, verbose=False)
     stage.tuning.apply(model)
     for kind in classes(stage.method):
         _check_roles(stage, kind, data)
     table = parameter_table(model)
-    for part, train, total in table:
-        log.info("%s: %s of %s parameters train", part, f"{train:,}", f"{total:,}")
-    with _cached_backbone(stage, model, data, device) as prepared:
+    log.info("%s", shown(table))
+    with cached_backbone(stage, model, data, device) as prepared:
         method = stage.method(model, prepared.info)
         _check_roles(stage, method, data)
         _warn_of_small_roles(stage, method, data)
         module, loader, evaluation = _assemble(stage, method, prepared, device)
-        history, trainer = _trainer(stage, prepared, folder, console, device)
-        last = folder / "checkpoints" / stage.name / "last.ckpt"
+        history, chosen, trainer = _trainer(stage, prepared, folder, console, device)
+        before = folder / "checkpoints" / stage.name / "last.ckpt"
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         loader.epoch = lambda: trainer.current_epoch
@@ -93,14 +94,15 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
                 module,
                 Groups(loader, 1 if loader.workers else 10),
                 evaluation,
-                ckpt_path=str(last) if resume and last.exists() else None,
+                ckpt_path=str(before) if resume and before.exists() else None,
             )
         if trainer.interrupted:
             raise KeyboardInterrupt
         model.cpu()
+    stage.tuning.finish(model)
     fitted = Fitted(
         history.rows,
-        picks(history.rows, _criteria(stage, data)),
+        picks(history.rows, chosen.picked),
         _timing(history, device),
         {part: [train, total] for part, train, total in table},
     )
@@ -116,22 +118,13 @@ def source_accuracy(stage: Stage, model: Model, data: Prepared) -> float | None:
     if "source_val" not in data.evaluation:
         return None
     device = stage.trainer.device()
-    with _cached_backbone(stage, model, data.only("source_val"), device) as prepared:
+    with cached_backbone(stage, model, data.only("source_val"), device) as prepared:
         model.to(device).eval()
-        rows = EvalLoader(
-            prepared.evaluation["source_val"], stage.trainer.eval_batch_size, stage.augment, device
-        )
+        held, settings = prepared.evaluation["source_val"], stage.trainer
+        rows = EvalLoader(held, settings.eval_batch_size, stage.augment, device, settings.eval_rows)
         right = [model(batch.x).logits.argmax(1) == batch.y for batch in rows]
         model.cpu()
     return float(torch.cat(right).float().mean())
-
-
-def _criteria(stage: Stage, data: Prepared) -> dict[str, str]:
-    names: list[str] = [name for name in ("source_val", "labeled_val") if name in data.evaluation]
-    if "target" in data.evaluation:
-        names += stage.validators
-    oracle = {"oracle": ORACLE} if data.truth is not None and "accuracy" in stage.metrics else {}
-    return {name: f"val/{name}" for name in names} | oracle
 
 
 def _check_roles(stage: Stage, method: Method | type[Method], data: Prepared) -> None:
@@ -140,7 +133,7 @@ def _check_roles(stage: Stage, method: Method | type[Method], data: Prepared) ->
     fixes = {
         "source": "set data.source",
         "target": "set data.target (with data.labeled_per_class=all none is left unlabelled)",
-        "labeled": "set data.labeled_per_class to a number or all",
+        "labeled": "set data.labeled_per_class to a number or all, or data.label_fraction",
     }
     for role in (*method.roles, *method.collects):
         if role not in data.roles:
@@ -158,7 +151,7 @@ def _warn_of_small_roles(stage: Stage, method: Method, data: Prepared) -> None:
             )
 
 
-class _cached_backbone:  # noqa: N801 (used like a function)
+class cached_backbone:  # noqa: N801 (used like a function)
     """While it lasts, a frozen backbone is replaced by its cached features, data and all."""
 
     def __init__(self, stage: Stage, model: Model, data: Prepared, device: torch.device) -> None:
@@ -170,6 +163,9 @@ class _cached_backbone:  # noqa: N801 (used like a function)
         frozen = not any(p.requires_grad for p in self.backbone.parameters())
         images = len(data.info.shape) == 3
         if not (frozen and images and stage.tuning.cache_features):
+            return data
+        if any(method.sees_images for method in classes(stage.method)):
+            log.info("the backbone is frozen, and runs at every step: this method looks at the images")
             return data
         if not stage.augment.fixed:
             log.info(
@@ -204,7 +200,7 @@ def _augments(stage: Stage, method: Method, images: bool) -> dict[str, Augment]:
     """As many views of each role as the method reads.
 
     Raises:
-        UserError: if the augmentation draws fewer.
+        UserError: if the augmentation draws fewer, or if vectors are to be cut.
     """
     drawn = len(stage.augment.views)
     for role in method.two_views:
@@ -214,6 +210,12 @@ def _augments(stage: Stage, method: Method, images: bool) -> dict[str, Augment]:
             raise UserError(
                 f"stage {stage.name}: method {type(method).__name__} compares two views of each {role} "
                 f"image, and this augmentation draws {drawn}: set augment=weak_strong or augment=two_views"
+            )
+    for role, mixing in method.mixing.items():
+        if mixing.cutmix and not images:
+            raise UserError(
+                f"stage {stage.name}: method.cutmix pastes pieces of images, and the {role} samples are vectors: "
+                "tuning.cache_features=false keeps images where the backbone is frozen; mixup blends vectors too"
             )
     return {role: stage.augment.first(1 + (role in method.two_views)) for role in method.roles}
 
@@ -239,21 +241,26 @@ def _assemble(
         # Gathering vectors costs less than handing them to a thread.
         workers=stage.workers if images else 0,
         device=device,
+        mixing=method.mixing,
+        balanced=settings.balanced,
     )
     batch = settings.eval_batch_size
     evaluation = {
         name: EvalLoader(resident[f"eval {name}"], batch, stage.augment, device, settings.eval_rows)
         for name in data.evaluation
     }
+    evaluation |= probes(
+        stage.validators, resident, evaluation.get("target"), batch, stage.augment, device, stage.seed
+    )
     module = TransferModule(
         method,
-        stage.optim,
+        stage.optim.scaled(stage.tuning.lr_factors(method.model)),
         settings.epochs,
         steps,
         stage.seed,
         stage.name,
         {role: EvalLoader(rows, batch, stage.augment, device) for role, rows in whole.items()},
-        stage.validators,
+        {name: v for name, v in stage.validators.items() if not isinstance(v, RankEnsemble)},
         stage.metrics,
         data.truth,
         tuple(evaluation),
@@ -264,16 +271,14 @@ def _assemble(
 
 def _trainer(
     stage: Stage, data: Prepared, folder: Path, console: Console, device: torch.device
-) -> tuple[History, pl.Trainer]:
-    settings, criteria = stage.trainer, _criteria(stage, data)
+) -> tuple[History, Picks, pl.Trainer]:
+    settings, judges = stage.trainer, criteria(stage.validators, data, stage.metrics)
+    if settings.early_stop is not None and settings.early_stop not in judges.keys() - {"oracle"}:
+        hint = nearest(settings.early_stop, judges.keys() - {"oracle"})
+        raise UserError(f"trainer.early_stop: no validator '{settings.early_stop}'{hint}")
+    checkpoints = folder / "checkpoints" / stage.name
     history = History()
-    early = []
-    if settings.early_stop is not None:
-        usable = {name: score for name, score in criteria.items() if name != "oracle"}
-        if settings.early_stop not in usable:
-            hint = nearest(settings.early_stop, usable)
-            raise UserError(f"trainer.early_stop: no validator '{settings.early_stop}'{hint}")
-        early.append(Stop(usable[settings.early_stop], patience=settings.patience, mode="max"))
+    chosen = Picks(checkpoints, judges, history, settings.early_stop, settings.patience)
     trainer = pl.Trainer(
         max_epochs=settings.epochs,
         accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -282,9 +287,10 @@ def _trainer(
         logger=pl.loggers.TensorBoardLogger(str(folder), name="tensorboard", version=stage.name),
         callbacks=[
             history,
+            Unfreeze(stage.tuning),
             Display(stage.name, console),
-            *early,
-            *checkpoints(folder / "checkpoints" / stage.name, criteria),
+            chosen,
+            last(checkpoints),
         ],
         plugins=[WholeFiles()],
         enable_progress_bar=False,
@@ -295,7 +301,7 @@ def _trainer(
         deterministic=settings.deterministic,
         default_root_dir=str(folder),
     )
-    return history, trainer
+    return history, chosen, trainer
 
 
 def _timing(history: History, device: torch.device) -> dict[str, float]:

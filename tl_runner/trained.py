@@ -111,15 +111,17 @@ def _differ(theirs: list[str], ours: Collection[str]) -> str:
     return text if new or lost else "its classes have another order than this data's"
 
 
-def teacher(run: str) -> Model:
+def teacher(run: str | None = None) -> Model | None:
     """The model that a finished run ended with, to be imitated: in eval mode, and frozen.
 
     Args:
-        run: its folder, or one of its checkpoints.
+        run: its folder, or one of its checkpoints; None: no model.
 
     Raises:
         UserError: if there is no such run.
     """
+    if run is None:
+        return None
     file = checkpoint(run)
     folder = next((p for p in file.parents if (p / "data.json").is_file()), None)
     if folder is None:

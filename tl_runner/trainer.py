@@ -19,6 +19,7 @@ class TrainerSettings:
         epochs: evaluations and checkpoints happen once an epoch.
         steps_per_epoch: batches per epoch; None: once through the largest role.
         batch_size: rows per role and step, one number or one per role.
+        balanced: roles whose batches hold every class equally often, however rare it is.
         eval_batch_size: rows per batch at evaluation.
         eval_rows: evaluate on so many rows at most; None: all. Only for trying things out.
         accelerator: `auto`, `cpu` or `cuda`.
@@ -32,10 +33,11 @@ class TrainerSettings:
     epochs: Count = 10
     steps_per_epoch: Count | None = None
     batch_size: Count | dict[str, Count] = 32
+    balanced: tuple[Literal["source", "labeled"], ...] = ()
     eval_batch_size: Count = 256
     eval_rows: Count | None = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    precision: Literal["auto", "32", 32, "bf16", "16", 16] = "auto"
     early_stop: str | None = None
     patience: Count = 5
     log_every: Count = 50
@@ -50,7 +52,7 @@ class TrainerSettings:
     def lightning_precision(self, device: torch.device) -> str:
         if self.precision == "auto":
             return "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
-        return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[self.precision]
+        return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[str(self.precision)]
 
     def sizes(self, roles: tuple[str, ...]) -> dict[str, int]:
         """Batch size of each role."""

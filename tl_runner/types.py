@@ -27,7 +27,8 @@ class Batch:
 
     Attributes:
         views: augmented copies of the same N samples, each (N, ...).
-        y: (N,) int64 class indices; `HIDDEN` for unlabelled rows.
+        y: (N,) int64 class indices; `HIDDEN` for unlabelled rows. Where the method mixes samples, (N, K)
+            float32 shares of the classes: `F.cross_entropy` takes either.
         domain: (N,) int64, which domain of the role a row comes from.
         row: (N,) int64, stable index of each sample in its role: 0 .. `DataInfo.sizes[role]` - 1.
     """
@@ -50,6 +51,11 @@ class Batch:
             return t.to(device, non_blocking=non_blocking)
 
         return Batch(tuple(map(move, self.views)), move(self.y), move(self.domain), move(self.row))
+
+    def where(self, chosen: Tensor) -> Batch:
+        """The rows of a mask (N,)."""
+        views = tuple(view[chosen] for view in self.views)
+        return Batch(views, self.y[chosen], self.domain[chosen], self.row[chosen])
 
 
 Batches = Mapping[str, Batch]
@@ -100,6 +106,21 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Mixing:
+    """How the samples of a labelled batch are blended with each other, labels and all.
+
+    `Batch.y` becomes (N, K) float32 shares of the `classes` K classes.
+
+    Attributes:
+        mixup, cutmix: parameter of the Beta distribution that the share comes from; 0: never.
+    """
+
+    classes: int
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass(frozen=True)
 class DataInfo:
     """What a model or method may know of the data.
 
@@ -108,12 +129,14 @@ class DataInfo:
         shape: of one sample as the model sees it: (C, H, W) for images, (D,) for vectors.
         sizes: number of samples of each role present.
         domains: names of the domains of each role, in the order of `Batch.domain`.
+        counts: samples of each class in each labelled role.
     """
 
     classes: tuple[str, ...]
     shape: tuple[int, ...]
     sizes: Mapping[str, int] = field(default_factory=dict)
     domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:

@@ -17,12 +17,15 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from ..errors import ConfigError, UserError
+from ..files import replace_bytes, replace_text
 from ..parts import expand
 from ..preflight import preflight
 from ..search import config_dir, register
 from ..terminal import Handler
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from ..data.domains import Prepared
     from ..data.loader import Rows
     from ..diagnosis import Diagnosis, Domain, Settings
@@ -58,9 +61,8 @@ def main(arguments: list[str], own: list[Path]) -> None:
 
     import rich
 
-    from ..data.store import replace_text
     from ..diagnosis import Settings, ranked
-    from ..report.diagnosis import as_json, markdown, show
+    from ..report.diagnosis import as_json, page, show
     from ..report.diagnosis_plot import draw
     from ..run import environment
 
@@ -84,8 +86,8 @@ def main(arguments: list[str], own: list[Path]) -> None:
         "configs": configs,
     }
     replace_text(folder / "diagnosis.json", json.dumps(written, indent=2))
-    draw(found[0], folder / "diagnosis.png")
-    replace_text(folder / "diagnosis.md", markdown(found, "diagnosis.png"))
+    replace_bytes(folder / "diagnosis.png", draw(found[0]))
+    replace_text(folder / "diagnosis.md", page(found, "diagnosis.png"))
     show(found, rich.get_console())
     rich.get_console().print(f"Diagnosis: {folder}", markup=False, highlight=False, soft_wrap=True)
 
@@ -216,25 +218,36 @@ def _diagnose(candidate: Candidate, settings: Settings, labels: bool) -> Diagnos
             build(config["trainer"]).device(),
         )
     sources = [r for name, r in rows.items() if name != "target"]
-    backbone = config["model"]["backbone"]
+    model, backbone = candidate.model, config["model"]["backbone"]
     trained = (
-        candidate.model is None
-        or config["init_from"] is not None
+        model is None
+        or "backbone" in model.trained
         or not str(backbone["_target_"]).startswith("tl_runner.nn.")
         or backbone.get("weights", "none") != "none"
     )
+    # Once the backbone has been trained on, the classifier that it came with no longer fits.
+    classifier = (
+        None if model is None or "backbone" in model.trained else getattr(model.backbone, "classifier", None)
+    )
+    head = None if classifier is None else classifier()
     return diagnose(
-        _drawn("source", sources, [r.y for r in sources], settings),
-        _drawn("target", [rows["target"]], None if truth is None else [truth], settings),
+        _drawn("source", sources, [r.y for r in sources], head, settings),
+        _drawn("target", [rows["target"]], None if truth is None else [truth], head, settings),
         data.info.classes,
         settings,
-        "" if candidate.model is None else candidate.name,
+        "" if model is None else candidate.name,
         trained,
     )
 
 
-def _drawn(role: str, parts: list[Rows], labels: list[Any] | None, settings: Settings) -> Domain:
-    """Some rows of a role, at random and in random order, with their features in memory."""
+def _drawn(
+    role: str, parts: list[Rows], labels: list[Tensor] | None, head: nn.Module | None, settings: Settings
+) -> Domain:
+    """Some rows of a role, at random and in random order, with their features in memory.
+
+    Args:
+        head: the classifier that the backbone was pretrained with, if it is known.
+    """
     import torch
 
     from ..data.loader import generator
@@ -242,12 +255,15 @@ def _drawn(role: str, parts: list[Rows], labels: list[Any] | None, settings: Set
 
     total = sum(len(part) for part in parts)
     chosen = torch.randperm(total, generator=generator(settings.seed, "diagnose", role))[: settings.rows]
-    features, first = None, 0
+    first, found, order = 0, [], []
     for part in parts:
-        mask = (chosen >= first) & (chosen < first + len(part))
-        values = part.gather(chosen[mask] - first).float()
-        features = values.new_empty((len(chosen), *values.shape[1:])) if features is None else features
-        features[mask], first = values, first + len(part)
-    assert features is not None
+        here = ((chosen >= first) & (chosen < first + len(part))).nonzero()[:, 0]
+        found.append(part.gather(chosen[here] - first).float())
+        order.append(here)
+        first += len(part)
+    # Each part's rows go back to where they were drawn.
+    features = torch.cat(found)[torch.cat(order).argsort()]
+    with torch.inference_mode():
+        pretrained = None if head is None else head.eval()(features).softmax(1).numpy()
     y = None if labels is None else torch.cat(labels)[chosen].numpy()
-    return Domain("+".join(parts[0].names), features.flatten(1).numpy(), y, total)
+    return Domain("+".join(parts[0].names), features.numpy(), y, total, pretrained)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
 
 from ..errors import UserError
+from ..status import read, recorded
 from ..terminal import Handler
 
 USAGE = "usage: tlrun resume RUN_DIR    RUN_DIR holds config.yaml and checkpoints/"
@@ -29,15 +31,19 @@ def main(arguments: list[str], own: list[Path]) -> None:
         raise UserError(f"tlrun resume: {folder} is no run folder: it has no config.yaml")
     if (folder / "results.json").exists():
         raise UserError(f"tlrun resume: the run in {folder} is finished; see results.json")
+    with suppress(OSError, ValueError):  # What it says is news; the checkpoints are what counts.
+        if (stands := read(folder)) and stands[0] == "running":
+            raise UserError(f"tlrun resume: the run in {folder} is still running ({stands[1]})")
     try:
         config = yaml.safe_load(file.read_text())
     except yaml.YAMLError as error:
         raise UserError(f"tlrun resume: {file} is not valid YAML: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"tlrun resume: {file} is not a run's config")
-    from ..run import run
-
     log_file = logging.FileHandler(folder / "run.log")
     log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Handler(), log_file])
-    run(config, folder, resume=True)
+    with recorded(folder):
+        from ..run import run
+
+        run(config, folder, resume=True)

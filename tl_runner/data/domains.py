@@ -12,20 +12,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..errors import DataError, UserError
 from ..types import Count, DataInfo, Fraction, Natural
+from .draws import Array, check_taught, per_class, source_rows, target_rows
 from .folders import Folders, Lists
-from .loader import Rows, generator
+from .loader import Rows
 from .samples import Reader, Samples, unify_classes
 from .store import FileStore, Store, cached_pixels
 
 log = logging.getLogger(__name__)
-
-Array = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -39,6 +37,7 @@ class Prepared:
         info: for models and methods, but for the sample shape that the model sees.
         contents: fingerprint of what each store holds, by its id.
         fingerprint: of all of it.
+        names: of each domain's samples, in the order of its store.
     """
 
     roles: dict[str, Rows]
@@ -47,6 +46,7 @@ class Prepared:
     info: DataInfo
     contents: dict[int, str] = field(default_factory=dict)
     fingerprint: str = ""
+    names: dict[str, list[str]] = field(default_factory=dict)
 
     def only(self, *names: str) -> Prepared:
         """The same without any other role or evaluation set."""
@@ -70,6 +70,7 @@ class DomainData:
         target_test: share of the target that `split` holds out if the data has no test split.
         labeled_per_class: target samples per class whose labels may be used, or `all`; they are neither in
             the unlabelled role nor in the test.
+        label_fraction: the same as a share of each class's training samples, at least one; 0: none.
         source_val: share of the source held out, per class, to validate on, if the data has no split for it.
         label_set: how class names must match: `closed`, `partial`, `shared`.
         flip: probability with which augmentation may mirror an image; 0 where a mirror image is another class.
@@ -79,7 +80,8 @@ class DomainData:
         cache_dir: where maps lie, shared by all runs.
         on_corrupt: what an unreadable image is: an `error`, or something to `skip`.
         workers: threads that prepare batches ahead; 0: none.
-        seed: of held-out rows and labelled samples.
+        seed: of held-out rows and labelled samples: the samples of a smaller number are among those of a
+            larger.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class DomainData:
         protocol: Literal["transductive", "split"] = "transductive",
         target_test: Fraction = 0.3,
         labeled_per_class: Natural | Literal["all"] = 0,
+        label_fraction: Fraction = 0.0,
         source_val: Fraction = 0.1,
         label_set: Literal["closed", "partial", "shared"] = "closed",
         flip: Fraction = 0.5,
@@ -104,7 +107,8 @@ class DomainData:
         self.reader = reader
         self.source, self.target = _names(source), _names(target)
         self.protocol, self.target_test = protocol, target_test
-        self.labeled_per_class, self.source_val = labeled_per_class, source_val
+        self.labeled_per_class, self.label_fraction = labeled_per_class, label_fraction
+        self.source_val = source_val
         self.label_set, self.flip, self.channels, self.resize = label_set, flip, channels, resize
         self.cache, self.cache_dir, self.on_corrupt = cache, Path(cache_dir).expanduser(), on_corrupt
         self.workers, self.seed = workers, seed
@@ -112,6 +116,11 @@ class DomainData:
             raise UserError("data.source and data.target are both empty; name at least one domain")
         if both := set(self.source) & set(self.target):
             raise UserError(f"domain '{both.pop()}' is both source and target")
+        if labeled_per_class and label_fraction:
+            raise UserError(
+                f"data.labeled_per_class={labeled_per_class} and data.label_fraction={label_fraction} both say which "
+                "target labels are given: set one of them"
+            )
 
     def prepare(self) -> Prepared:
         """Read, check, decode (once) and divide.
@@ -158,12 +167,18 @@ class DomainData:
             if len(rows):
                 sets.setdefault(name, []).append((domain, rows))
 
+        taught = {}
         for name in self.source:
-            train, held = self._source_rows(domains[name], labels[name])
+            train, held = source_rows(domains[name], labels[name], self.source_val, self.seed)
             put("source", name, train)
             put("source_val", name, held)
+            taught[name] = labels[name][train]
+        if self.source:
+            check_taught(taught, classes)
         for name in self.target:
-            train, val, test = self._target_rows(domains[name], labels[name])
+            train, val, test = target_rows(
+                *(domains[name], labels[name], self.protocol == "split", self.target_test, self.seed)
+            )
             known = self._labeled(name, labels[name], train, classes)
             if not len(known):
                 val = known
@@ -197,6 +212,11 @@ class DomainData:
             next(iter(stores.values())).shape,
             {role: len(r) for role, r in roles.items()},
             {role: r.names for role, r in roles.items()},
+            {
+                role: tuple(torch.bincount(r.y, minlength=len(classes)).tolist())
+                for role, r in roles.items()
+                if role != "target"
+            },
         )
         contents = {id(stores[name]): print_ for name, print_ in prints.items()}
         labelled = {
@@ -204,69 +224,32 @@ class DomainData:
             for name, s in domains.items()
         }
         whole = hashlib.sha256(repr((sorted(prints.items()), sorted(labelled.items()))).encode()).hexdigest()
-        return Prepared(roles, evaluation, truth, info, contents, whole)
-
-    def _source_rows(self, samples: Samples, y: Array) -> tuple[Array, Array]:
-        usable = y >= 0
-        if samples.split is not None:
-            held_out = "val" if (samples.split == "val").any() else "test"
-            if (samples.split == held_out).any() and (samples.split == "train").any():
-                return (
-                    np.flatnonzero(usable & (samples.split == "train")),
-                    np.flatnonzero(usable & (samples.split == held_out)),
-                )
-        held = np.zeros(len(y), dtype=bool)
-        for k in np.unique(y[usable]):
-            rows = np.flatnonzero(y == k)
-            g = generator(self.seed, "source_val", samples.domain, int(k))
-            held[
-                rows[torch.randperm(len(rows), generator=g).numpy()[: round(self.source_val * len(rows))]]
-            ] = True
-        return np.flatnonzero(usable & ~held), np.flatnonzero(held)
-
-    def _target_rows(self, samples: Samples, y: Array) -> tuple[Array, Array, Array]:
-        # An unlabelled target is all of it; a labelled one loses the classes that `shared` drops.
-        usable = (y >= 0) if samples.classes else np.ones(len(y), dtype=bool)
-        if self.protocol == "transductive":
-            rows = np.flatnonzero(usable)
-            return rows, rows[:0], rows
-        if samples.split is not None and (samples.split == "test").any():
-            train, val, test = (
-                np.flatnonzero(usable & (samples.split == s)) for s in ("train", "val", "test")
-            )
-            return train, val, test
-        # Never by class: the split must not know target labels.
-        order = torch.randperm(len(y), generator=generator(self.seed, "target_test", samples.domain)).numpy()
-        test = np.zeros(len(y), dtype=bool)
-        test[order[: round(self.target_test * len(y))]] = True
-        return np.flatnonzero(usable & ~test), np.array([], dtype=np.int64), np.flatnonzero(usable & test)
+        names = {name: s.names for name, s in domains.items()}
+        return Prepared(roles, evaluation, truth, info, contents, whole, names)
 
     def _labeled(self, name: str, y: Array, train: Array, classes: tuple[str, ...]) -> Array:
-        wanted = self.labeled_per_class
-        if wanted == 0:
+        number, share = self.labeled_per_class, self.label_fraction
+        if not number and not share:
             return train[:0]
+        asked = f"data.labeled_per_class={number}" if number else f"data.label_fraction={share}"
         if (y[train] < 0).all():
-            raise DataError(f"data.labeled_per_class={wanted}: domain '{name}' has no labels")
-        if wanted == "all":
-            if self.protocol == "transductive":
+            raise DataError(f"{asked}: domain '{name}' has no labels")
+        least = number if isinstance(number, int) and number else 1
+        for k, count in enumerate(np.bincount(y[train], minlength=len(classes))):
+            if count < least and (count or self.label_set != "partial"):
                 raise DataError(
-                    "data.labeled_per_class=all leaves nothing to test on under data.protocol=transductive; "
-                    "set data.protocol=split"
+                    f"{asked}: domain '{name}' has {count or 'no'} training samples of class '{classes[k]}'"
                 )
-            return train
-        picked = []
-        for k in range(len(classes)):
-            rows = train[y[train] == k]
-            if not len(rows) and self.label_set == "partial":
-                continue
-            if len(rows) < wanted:
-                raise DataError(
-                    f"data.labeled_per_class={wanted}: domain '{name}' has {len(rows)} training samples of "
-                    f"class '{classes[k]}'"
-                )
-            g = generator(self.seed, "labeled", name, k)
-            picked.append(rows[torch.randperm(len(rows), generator=g).numpy()[:wanted]])
-        return np.sort(np.concatenate(picked))
+
+        def wanted(count: int) -> int:
+            return count if number == "all" else number or max(1, round(share * count))
+
+        known = per_class(y, train, wanted, self.seed, "labeled", name)
+        if self.protocol == "transductive" and len(known) == len(train):
+            raise DataError(
+                f"{asked} leaves nothing to test on under data.protocol=transductive; set data.protocol=split"
+            )
+        return known
 
 
 def _names(value: str | Sequence[str] | None) -> list[str]:

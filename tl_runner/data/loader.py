@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from ..types import HIDDEN, Batch
+from ..types import HIDDEN, Batch, Mixing
 from .augment import Augment
+from .mixing import mixed
 from .store import ArrayStore, Store
 
 
@@ -78,6 +80,21 @@ def order(size: int, count: int, *parts: object) -> Tensor:
     return torch.cat([torch.randperm(size, generator=g) for _ in range(rounds)])[:count]
 
 
+def balanced_order(y: Tensor, count: int, *parts: object) -> Tensor:
+    """`count` row numbers, equally many of each class: whole random rounds through the classes.
+
+    Args:
+        y: (N,) labels of the rows.
+    """
+    present = torch.unique(y)
+    turns = present[order(len(present), count, *parts, "class")]
+    rows = torch.empty(count, dtype=torch.long)
+    for k in torch.unique(turns):
+        own, places = (y == k).nonzero().flatten(), (turns == k).nonzero().flatten()
+        rows[places] = own[order(len(own), len(places), *parts, int(k))]
+    return rows
+
+
 class StageLoader:
     """Training batches of one stage: each item maps roles to batches.
 
@@ -90,6 +107,8 @@ class StageLoader:
         epoch: tells the current epoch; asked when an epoch's first batch is made.
         workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
         device: where batches are made.
+        mixing: roles whose samples are blended with each other.
+        balanced: roles of which every class is read equally often.
     """
 
     def __init__(
@@ -103,20 +122,24 @@ class StageLoader:
         epoch: Callable[[], int],
         workers: int,
         device: torch.device,
+        mixing: Mapping[str, Mixing] | None = None,
+        balanced: Collection[str] = (),
     ) -> None:
         self.roles, self.batch_size, self.steps, self.augment = roles, batch_size, steps, augment
         self.seed, self.stage, self.epoch = seed, stage, epoch
-        self.workers, self.device = workers, device
+        self.workers, self.device, self.mixing, self.balanced = workers, device, mixing or {}, balanced
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[dict[str, Batch]]:
         epoch = self.epoch()
-        orders = {
-            role: order(len(rows), self.steps * self.batch_size[role], self.seed, self.stage, role, epoch)
-            for role, rows in self.roles.items()
-        }
+        orders = {}
+        for role, rows in self.roles.items():
+            about = (self.steps * self.batch_size[role], self.seed, self.stage, role, epoch)
+            orders[role] = (
+                balanced_order(rows.y, *about) if role in self.balanced else order(len(rows), *about)
+            )
 
         def make(step: int) -> dict[str, Batch]:
             batches = {}
@@ -130,9 +153,12 @@ class StageLoader:
                 else:
                     views = (x,) * len(augment.views)  # Vectors are not augmented.
                 batch = rows.batch(row, views)
-                batches[role] = (
-                    batch if self.device.type == "cpu" else batch.to(self.device, non_blocking=True)
-                )
+                if self.device.type != "cpu":
+                    batch = batch.to(self.device, non_blocking=True)
+                if role in self.mixing:
+                    rng = np.random.default_rng(key(self.seed, self.stage, role, epoch, step, "mixing"))
+                    batch = mixed(batch, self.mixing[role], rng)
+                batches[role] = batch
             return batches
 
         if not self.workers:
@@ -176,21 +202,57 @@ class EvalLoader:
     Args:
         rows: what to read. batch_size: rows per batch. augment: its central view is shown.
         device: where batches are made. limit: at most so many rows; None: all.
+        only: these rows, in this order.
     """
 
     def __init__(
-        self, rows: Rows, batch_size: int, augment: Augment, device: torch.device, limit: int | None = None
+        self,
+        rows: Rows,
+        batch_size: int,
+        augment: Augment,
+        device: torch.device,
+        limit: int | None = None,
+        only: Tensor | None = None,
     ) -> None:
         self.rows, self.batch_size, self.augment, self.device = rows, batch_size, augment.center(), device
-        self.count = len(rows) if limit is None else min(limit, len(rows))
+        self.order = torch.arange(len(rows))[:limit] if only is None else only
+        self.count = len(self.order)
 
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        g = torch.Generator()
-        for row in torch.split(torch.arange(self.count), self.batch_size):
-            yield self.rows.batch(row, self.augment(self.rows.gather(row).to(self.device), g)).to(self.device)
+        for row in torch.split(self.order, self.batch_size):
+            yield self.rows.batch(row, self.views(row)).to(self.device)
+
+    def views(self, row: Tensor) -> tuple[Tensor, ...]:
+        return self.augment(self.rows.gather(row).to(self.device), torch.Generator())
+
+
+class MixedLoader(EvalLoader):
+    """Each row mixed with the next one, the last with the first: weight · x_i + (1 − weight) · x_{i+1}.
+
+    Args:
+        only: these rows, in this order. Images stay bytes, rounded.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int,
+        augment: Augment,
+        device: torch.device,
+        only: Tensor,
+        weight: float,
+    ) -> None:
+        super().__init__(rows, batch_size, augment, device, only=only)
+        self.weight, self.partner = weight, torch.zeros(len(rows), dtype=torch.long)
+        self.partner[only] = only.roll(-1)
+
+    def views(self, row: Tensor) -> tuple[Tensor, ...]:
+        first, second = super().views(row)[0], super().views(self.partner[row])[0]
+        mixed = torch.lerp(second.float(), first.float(), self.weight)
+        return (mixed.round().to(first.dtype) if first.dtype == torch.uint8 else mixed.to(first.dtype),)
 
 
 def on_device(rows: Mapping[str, Rows], device: torch.device) -> dict[str, Rows]:

@@ -19,6 +19,7 @@ from rich.progress import track
 from torch import Tensor
 
 from ..errors import DataError, reason
+from ..files import replace_text
 from .samples import Samples
 
 log = logging.getLogger(__name__)
@@ -160,13 +161,6 @@ def build_map(
             os.fsync(stream.fileno())
         part.replace(path)
         done.unlink(missing_ok=True)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def cached_pixels(

@@ -224,20 +224,20 @@ def class_map(s: Features, t: Features, y_s: Labels, y_t: Labels, k: int) -> Cla
 
 
 def _scores(source: Domain, target: Domain, on_target: Features) -> dict[str, float]:
-    assert source.labels is not None
-    found = {
-        "logme": logme(source.features, source.labels),
-        "h_score": h_score(source.features, source.labels),
-    }
-    if target.labels is None:
-        return found
-    if len(np.unique(target.labels)) > 1:
-        found["logme_target"] = logme(target.features, target.labels)
-        found["h_score_target"] = h_score(target.features, target.labels)
-    return found | {
-        "leep": leep(on_target, target.labels),
-        "nce": nce(on_target.argmax(1), target.labels),
-    }
+    found: dict[str, float] = {}
+    for domain, suffix in ((source, ""), (target, "_target")):
+        y = domain.labels
+        if y is None or len(np.unique(y)) < 2:
+            continue
+        found[f"logme{suffix}"] = logme(domain.features, y)
+        found[f"h_score{suffix}"] = h_score(domain.features, y)
+        if domain.pretrained is not None:
+            found[f"leep{suffix}"] = leep(domain.pretrained, y)
+            found[f"nce{suffix}"] = nce(domain.pretrained.argmax(1), y)
+    if target.labels is not None:
+        found["leep_transfer"] = leep(on_target, target.labels)
+        found["nce_transfer"] = nce(on_target.argmax(1), target.labels)
+    return found
 
 
 def ranked(diagnoses: list[Diagnosis]) -> list[Diagnosis]:

@@ -38,12 +38,15 @@ class Domain:
         features: (N, D) float32.
         labels: (N,); None where they are not known, or not to be used.
         total: rows that there are; N of them were drawn.
+        pretrained: (N, Z) probabilities by the classifier that the backbone was pretrained with, in its own
+            classes; None where there is none.
     """
 
     name: str
     features: Features
     labels: Labels | None
     total: int
+    pretrained: Features | None = None
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,10 @@ class Diagnosis:
         labels_used: whether target labels were looked at.
         distances: between the domains. class_distances: the same for each class with rows enough in both.
         bound, label_shift, class_map: see there; the last needs target labels.
-        scores: of transferability: `logme` and `h_score` on the source's labels; with target labels
-            `logme_target`, `h_score_target`, and `leep`, `nce` of the source classifier's predictions.
+        scores: of transferability: `logme` and `h_score` of the features and the source's labels, `leep` and
+            `nce` of the pretrained classifier's predictions and the source's labels; with target labels each
+            of them as `.._target`, and `leep_transfer`, `nce_transfer` of the source classifier's predictions
+            and the target's labels. Without a pretrained classifier, without its LEEP and NCE.
     """
 
     model: str

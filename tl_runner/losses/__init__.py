@@ -10,9 +10,11 @@ from .balance import balance_cross_entropy
 from .centroids import centroid_distance, class_means
 from .confusion import mcc
 from .consistency import adversarial_direction, class_balance, distillation, divergence, softmax_mse
+from .contrastive import categorical_contrast
 from .critic import gradient_penalty
 from .discrepancy import classifier_discrepancy
 from .entropy import diversity, entropy, information_maximization
+from .feature_maps import channel_attention, feature_map_distance
 from .margin import margin_disparity
 from .moments import cmd
 from .neighbours import dispersion, neighbour_agreement
@@ -26,7 +28,9 @@ from .pseudo import (
     pseudo_label,
     weighted_cross_entropy,
 )
-from .spectral import batch_nuclear_norm, spectral_penalty
+from .relationship import category_relationship
+from .spectral import batch_nuclear_norm, spectral_penalty, spectral_shrinkage
+from .starting_point import starting_point
 from .symmetric import category_confusion, domain_confusion, merged_entropy, symmetric_domain
 from .transport import deepjdot, sliced_wasserstein, transport_plan
 
@@ -36,8 +40,11 @@ __all__ = [
     "balanced_labels",
     "balanced_sharpening",
     "batch_nuclear_norm",
+    "categorical_contrast",
     "category_confusion",
+    "category_relationship",
     "centroid_distance",
+    "channel_attention",
     "class_balance",
     "class_means",
     "class_thresholds",
@@ -52,6 +59,7 @@ __all__ = [
     "domain_adversarial",
     "domain_confusion",
     "entropy",
+    "feature_map_distance",
     "gradient_penalty",
     "hard_norm",
     "information_maximization",
@@ -68,6 +76,8 @@ __all__ = [
     "sliced_wasserstein",
     "softmax_mse",
     "spectral_penalty",
+    "spectral_shrinkage",
+    "starting_point",
     "stepwise_norm",
     "symmetric_domain",
     "transport_plan",

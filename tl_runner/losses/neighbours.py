@@ -28,7 +28,7 @@ def neighbour_agreement(logits: Tensor, neighbours: Tensor, weights: Tensor | No
     p, q = F.softmax(logits, dim=1), neighbours.detach().to(logits.dtype)
     alike = torch.einsum("nc,nmc->nm", p, q)
     if weights is not None:
-        alike = alike * weights
+        alike = alike * weights.to(alike.dtype)
     return -alike.sum(1).mean()
 
 

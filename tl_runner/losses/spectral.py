@@ -55,9 +55,37 @@ def spectral_penalty(features: Tensor, k: int = 1) -> Tensor:
     >>> round(spectral_penalty(torch.diag(torch.tensor([3.0, 2.0, 1.0])), 2).item(), 4)
     13.0
     """
+    return _squared_singular_values(features, k)[-k:].sum()
+
+
+@full_precision
+def spectral_shrinkage(features: Tensor, k: int = 1) -> Tensor:
+    """Batch spectral shrinkage: the sum of the k smallest squared singular values, Σ_i≤k σ_−i².
+
+    Chen et al., Catastrophic Forgetting Meets Negative Transfer, NeurIPS 2019,
+    https://proceedings.neurips.cc/paper/2019/hash/c6bff625bdb0393992c9d4db0c6bbe45-Abstract.html.
+    A batch has min(N, D) singular values; σ² are the eigenvalues of the smaller of F Fᵀ and Fᵀ F.
+
+    Args:
+        features: (N, D). k: more than min(N, D) is all of them.
+
+    Returns:
+        Scalar in [0, ‖F‖²_F], exact to rounding of the largest σ².
+
+    Raises:
+        ValueError: if `k` is below 1.
+
+    >>> round(spectral_shrinkage(torch.diag(torch.tensor([3.0, 2.0, 1.0])), 2).item(), 4)
+    5.0
+    """
+    return _squared_singular_values(features, k)[:k].sum()
+
+
+def _squared_singular_values(features: Tensor, k: int) -> Tensor:
+    """(min(N, D),), the smallest first."""
     if k < 1:
         raise ValueError(f"needs at least 1 singular value, got k = {k}")
     n, d = features.shape
     gram = features @ features.T if n <= d else features.T @ features
-    largest: Tensor = torch.linalg.eigvalsh(gram)[-k:].clamp_min(0)
-    return largest.sum()
+    values: Tensor = torch.linalg.eigvalsh(gram)
+    return values.clamp_min(0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.model import Model
-from ..types import Batch, Batches, Collected, DataInfo, Joint, Losses, Outputs, Step
+from ..types import Batch, Batches, Collected, DataInfo, Joint, Losses, Mixing, Outputs, Step
 
 
 class Collect:
@@ -33,12 +33,22 @@ class Collect:
         self.method.eval()
         return iter(self.loaders[role])
 
+    def some(self, role: str, count: int) -> Iterator[Batch]:
+        """What goes in, of at most so many samples, spread evenly over the role."""
+        size = self.method.info.sizes[role]
+        wanted = torch.linspace(0, size - 1, min(count, size), dtype=torch.float64).round().long()
+        for batch in self.batches(role):
+            chosen = torch.isin(batch.row, wanted.to(batch.row.device))
+            if chosen.any():
+                yield batch.where(chosen)
+
 
 class Method(nn.Module):
     """How one paper trains a model.
 
     It declares `roles`, which roles its steps read, of `source`, `target`, `labeled`; `two_views`, of which
-    of these it reads two views of each sample; and `collects`, further roles that `begin_epoch` alone reads.
+    of these it reads two views of each sample; `collects`, further roles that `begin_epoch` alone reads; and
+    `mixing`, how samples of a role are blended with each other before it reads them.
     Four things to override; most methods override `losses` alone:
 
     - `losses`: what one step minimises, as named, already weighted scalars. Written as a function of the
@@ -53,9 +63,12 @@ class Method(nn.Module):
     roles: tuple[str, ...] = ("source", "target")
     two_views: tuple[str, ...] = ()
     collects: tuple[str, ...] = ()
+    mixing: Mapping[str, Mixing] = {}
     source_free: ClassVar[bool] = False
     """True for methods that adapt a trained model without its source data: they need an earlier stage or
     `init_from`, and their stage never opens the source."""
+    sees_images: ClassVar[bool] = False
+    """True for methods that need the images themselves, where cached features of a frozen backbone will not do."""
 
     def __init__(self, model: Model, info: DataInfo) -> None:
         super().__init__()
@@ -109,8 +122,17 @@ class Method(nn.Module):
         """Training mode, but whatever is frozen as a whole stays in eval: no dropout, no moving batch-norm."""
         super().train(mode)
         if mode:
-            for module in self.modules():
-                params = list(module.parameters())
-                if params and not any(p.requires_grad for p in params):
-                    module.train(False)
+            _rest(self)
         return self
+
+
+def _rest(module: nn.Module) -> None:
+    """Eval mode for what is frozen. What has no parameters, such as dropout, follows what comes before it."""
+    trains = True
+    for child in module.children():
+        if params := list(child.parameters()):
+            trains = any(p.requires_grad for p in params)
+        if trains:
+            _rest(child)
+        else:
+            child.train(False)

@@ -55,8 +55,8 @@ class Combined(Method):
         for name, added in self.added().items():
             if not is_loss(type(added)):
                 raise UserError(
-                    f"method.extra.{name}: {name} is more than a loss (it has updates, predictions or a stage of "
-                    f"its own): choose method={name}, and add the other to it"
+                    f"method.extra.{name}: {name} is more than a loss (it has passes, updates, predictions or a "
+                    f"stage of its own): choose method={name}, and add the other to it"
                 )
 
         def union(attribute: str) -> tuple[str, ...]:
@@ -64,6 +64,7 @@ class Combined(Method):
 
         self.roles, self.collects = union("roles"), union("collects")
         self.two_views = self.method.two_views = union("two_views")
+        self.mixing = self.method.mixing
 
     def added(self) -> dict[str, Method]:
         return dict(self.extra.items())  # type: ignore[arg-type]
@@ -107,8 +108,9 @@ class Combined(Method):
 
 
 def is_loss(kind: type[Method]) -> bool:
-    """Whether a method has no updates, predictions or stage of its own, so that it can be added to another."""
-    return (kind.steps, kind.predict) == (Method.steps, Method.predict) and not kind.source_free
+    """Whether a method has no passes, updates, predictions or stage of its own, so that it can be added to another."""
+    own = ("forward", "outputs", "steps", "predict")
+    return not kind.source_free and all(getattr(kind, name) is getattr(Method, name) for name in own)
 
 
 def classes(builder: Any) -> list[type[Method]]:

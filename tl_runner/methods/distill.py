@@ -15,7 +15,7 @@ from .base import Method
 
 
 class Distill(Method):
-    """A student learns the softened predictions of a teacher, a model that another run has trained.
+    """A student learns the softened predictions of a teacher: another run's model, or itself as the stage found it.
 
     Hinton et al., Distilling the Knowledge in a Neural Network, 2015. https://arxiv.org/abs/1503.02531
 
@@ -23,19 +23,23 @@ class Distill(Method):
     `method=finetune +method.extra.distill.teacher.run=DIR` adds the labelled samples' cross-entropy.
 
     Args:
-        teacher: the finished run that it comes from.
+        teacher: the finished run that it comes from (`teacher.run=DIR`); null: what the model knows already.
         role: whose samples it is asked about.
         weight: of the loss.
         temperature: that softens both predictions.
+
+    Raises:
+        UserError: if there is no teacher, or it has other classes or inputs.
     """
 
     roles: tuple[str, ...] = ()
+    sees_images = True
 
     def __init__(
         self,
         model: Model,
         info: DataInfo,
-        teacher: Model,
+        teacher: Model | None,
         role: Literal["source", "target", "labeled"] = "target",
         weight: NonNegative = 1.0,
         temperature: Positive = 2.0,
@@ -43,7 +47,14 @@ class Distill(Method):
         super().__init__(model, info)
         self.roles, self.role = (role,), role
         self.weight, self.temperature = weight, temperature
-        self.teacher, self.shape = Still(teacher), teacher.shape
+        if teacher is None and "head" not in model.trained:
+            raise UserError(
+                "method distill needs a teacher, and this model knows nothing yet: set method.teacher.run=RUN_DIR, "
+                "or start from a run (init_from=RUN_DIR) or a stage"
+            )
+        self.teacher = Still.copy(model) if teacher is None else Still(teacher)
+        teacher = teacher or model
+        self.shape = info.shape if teacher is model else teacher.shape
         if set(teacher.classes) != set(info.classes):
             raise UserError(
                 f"method.teacher: the teacher knows the classes {', '.join(teacher.classes)}, "
@@ -52,8 +63,7 @@ class Distill(Method):
         self.order = [teacher.classes.index(name) for name in info.classes]
         if len(self.shape) != len(info.shape) or self.shape[0] != info.shape[0]:
             raise UserError(
-                f"method.teacher: the teacher looks at samples of shape {self.shape}, this stage has {info.shape}; "
-                "a teacher of images needs tuning.cache_features=false where the backbone is frozen"
+                f"method.teacher: the teacher looks at samples of shape {self.shape}, this data has {info.shape}"
             )
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from ..errors import UserError
+from ..losses import starting_point
+from ..nn.copies import Earlier, flat, views
+from ..nn.fisher import fisher_diagonal
 from ..nn.model import Model
-from ..types import Batches, Count, DataInfo, Fraction, Joint, Losses, NonNegative
+from ..types import Batches, Count, DataInfo, Joint, Losses, NonNegative
 from .base import Collect
 from .finetune import Finetune
 
@@ -19,15 +22,18 @@ class EWC(Finetune):
     https://arxiv.org/abs/1612.00796
 
     F is the diagonal of the Fisher information at w₀, where the stage begins: the mean over samples of the
-    squared gradients of log p(y | x). The paper draws y from the model's own prediction; many implementations
-    take the true label.
+    squared gradients of log p(y | x) in the earlier task's classes, which are found as `lwf` finds them. The
+    paper draws y from the prediction; many implementations take the true label.
 
     Args:
-        label_smoothing: as for `finetune`.
+        label_smoothing, class_weights, mixup, cutmix: as for `finetune`.
         weight: λ.
         data: whose Fisher information: of the `source`, or, without source data, of the `labeled` samples.
-        labels: `drawn` from the prediction, or `true`.
+        labels: `drawn` from the prediction, or `true`, where the earlier classes are the data's.
         samples: that the mean is taken over, spread evenly over the role; each costs a backward pass.
+
+    Raises:
+        UserError: if the model has no earlier classifier, or `true` labels are of other classes.
     """
 
     start: Tensor
@@ -38,49 +44,43 @@ class EWC(Finetune):
         self,
         model: Model,
         info: DataInfo,
-        label_smoothing: Fraction = 0.0,
         weight: NonNegative = 1000.0,
         data: Literal["source", "labeled"] = "source",
         labels: Literal["drawn", "true"] = "drawn",
         samples: Count = 500,
+        **options: Any,
     ) -> None:
-        super().__init__(model, info, label_smoothing)
+        super().__init__(model, info, **options)
         self.weight, self.data, self.labels, self.samples = weight, data, labels, samples
         self.collects = () if data == "labeled" else (data,)
-        self.names = [name for name, p in model.named_parameters() if p.requires_grad]
-        start = self.flat([p.detach() for p in self.parameters_of(model)])
+        earlier = Earlier(model, "ewc")
+        if labels == "true" and not earlier.own:
+            raise UserError("method.labels=true: the earlier classifier knows other classes; set drawn")
+        # Not a module of its own: it is needed once, and the model is there already.
+        self.earlier = (earlier,)
+        start = flat(model.parameters())
         # What the stage began with is there again when a run goes on; what it computed then is not.
         self.register_buffer("start", start, persistent=False)
         self.register_buffer("fisher", torch.zeros_like(start))
         self.register_buffer("known", torch.tensor(False))
 
-    def parameters_of(self, model: Model) -> list[Tensor]:
-        own = dict(model.named_parameters())
-        return [own[name] for name in self.names]
-
-    @staticmethod
-    def flat(tensors: list[Tensor]) -> Tensor:
-        return torch.cat([t.flatten() for t in tensors])
-
     def begin_epoch(self, collect: Collect) -> None:
         if self.known:
             return
-        every = max(1, self.info.sizes[self.data] // self.samples)
-        params, count = self.parameters_of(self.model), 0
-        with torch.enable_grad():
-            for batch in collect.batches(self.data):
-                for i in (batch.row % every == 0).nonzero().flatten().tolist():
-                    log_p = F.log_softmax(self.model(batch.x[i : i + 1]).logits.float(), dim=1)
-                    y = batch.y[i : i + 1] if self.labels == "true" else log_p.exp().multinomial(1).flatten()
-                    grads = torch.autograd.grad(
-                        F.nll_loss(log_p, y), params, allow_unused=True, materialize_grads=True
-                    )
-                    self.fisher += self.flat(list(grads)).square()
-                    count += 1
-        self.fisher /= count
+        (earlier,) = self.earlier
+        earlier.to(self.fisher.device).eval()
+        found = fisher_diagonal(
+            earlier,
+            [*self.model.parameters()],
+            collect.some(self.data, self.samples),
+            drawn=self.labels == "drawn",
+        )
+        self.fisher.copy_(flat(found))
         self.known.fill_(True)
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
-        moved = self.flat(self.parameters_of(self.model)) - self.start
-        kept = 0.5 * (self.fisher * moved.square()).sum()
-        return {**super().losses(out, batch, progress), "elastic": self.weight * kept}
+        every = [*self.model.parameters()]
+        terms = zip(every, views(self.start, every), views(self.fisher, every), strict=True)
+        moved = [term for term in terms if term[0].requires_grad]
+        elastic = starting_point(*([term[i] for term in moved] for i in range(3)))
+        return {**super().losses(out, batch, progress), "elastic": self.weight * elastic}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,32 +9,32 @@ from torch.nn import functional as F
 
 from ..losses import class_balance, softmax_mse
 from ..nn.model import Model
-from ..types import Batches, DataInfo, Fraction, Joint, Losses, NonNegative, Outputs
+from ..types import Batches, DataInfo, Fraction, Joint, Losses, NonNegative
 from .base import Method
 
 
 class Teacher(nn.Module):
-    """A copy of a model that follows it and is never trained itself."""
+    """A copy of a model, or of any network, that follows it and is never trained itself."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.copy = copy.deepcopy(model).requires_grad_(False)
 
     @torch.no_grad()
-    def follow(self, model: Model, momentum: float) -> None:
+    def follow(self, model: nn.Module, momentum: float) -> None:
         """Each weight becomes momentum · itself + (1 − momentum) · the model's."""
         torch._foreach_lerp_([*self.copy.parameters()], [*model.parameters()], 1 - momentum)
 
     @torch.no_grad()
-    def equal(self, model: Model) -> None:
+    def equal(self, model: nn.Module) -> None:
         """Become the model as it is, batch-norm statistics included."""
         self.copy.load_state_dict(model.state_dict())
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Outputs:
-        return self.copy(x)  # type: ignore[no-any-return]
+    def forward(self, x: Tensor) -> Any:
+        return self.copy(x)
 
-    def alike(self, model: Model) -> None:
+    def alike(self, model: nn.Module) -> None:
         """Take the model's mode, layer by layer; a module that does not train is in eval otherwise."""
         for own, other in zip(self.copy.modules(), model.modules(), strict=True):
             own.training = other.training

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 from torch.nn import functional as F
 
 from ..nn.model import Model
-from ..types import Batches, DataInfo, Fraction, Joint, Losses, NonNegative
+from ..types import Batches, DataInfo, Joint, Losses, NonNegative
 from .finetune import Finetune
 
 
@@ -15,16 +17,14 @@ class Replay(Finetune):
     The whole source is the memory. `trainer.batch_size={labeled: 24, source: 8}` makes it a quarter of a step.
 
     Args:
-        label_smoothing: as for `finetune`.
+        label_smoothing, class_weights, mixup, cutmix: as for `finetune`.
         weight: of the source's cross-entropy.
     """
 
     roles = ("labeled", "source")
 
-    def __init__(
-        self, model: Model, info: DataInfo, label_smoothing: Fraction = 0.0, weight: NonNegative = 1.0
-    ) -> None:
-        super().__init__(model, info, label_smoothing)
+    def __init__(self, model: Model, info: DataInfo, weight: NonNegative = 1.0, **options: Any) -> None:
+        super().__init__(model, info, **options)
         self.weight = weight
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:

@@ -50,7 +50,7 @@ class SDAT(Method):
                 )
         self.method = method(model, info)
         self.roles, self.collects = self.method.roles, self.method.collects
-        self.two_views = self.method.two_views
+        self.two_views, self.mixing = self.method.two_views, self.method.mixing
         self.rho, self.adversarial, self.domain_at = rho, tuple(adversarial), domain_at
 
     def task(self, losses: Losses) -> Losses:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import UserError
 from ..nn.model import Model
 from ..types import HIDDEN, Batches, DataInfo, Joint, Losses, NonNegative
 from .base import Collect
@@ -16,12 +17,12 @@ class SHOT(SHOTIM):
     Liang et al., Do We Really Need to Access the Source Data? Source Hypothesis Transfer for Unsupervised
     Domain Adaptation, ICML 2020. https://arxiv.org/abs/2002.08546
 
-    Pseudo-labels are renewed before every epoch from cosine centroids, in two rounds, as in the paper. The
-    authors' code recomputes the centroids of the second round from hard labels, and so does this.
+    Pseudo-labels are renewed before every epoch from cosine centroids, in two rounds, as in the paper: of the
+    predictions, then of the labels that these give. As in the authors' code, features have a one appended.
 
     Args:
         weight: of the cross-entropy with the pseudo-labels.
-        least: classes that fewer target samples are predicted as get no pseudo-labels.
+        least: a class that no more target samples are predicted as gets no pseudo-label.
     """
 
     pseudo: Tensor
@@ -49,15 +50,19 @@ def pseudo_labels(features: Tensor, logits: Tensor, least: float = 0) -> Tensor:
     """(N,) labels of the nearest centroid in cosine distance, the centroids refined once.
 
     Args:
-        features: (N, D). logits: (N, K). least: classes predicted no more often have no centroid.
+        features: (N, D). logits: (N, K). least: classes of no more rows have no centroid, in either round.
+
+    Raises:
+        UserError: if that leaves no class.
     """
-    p = F.softmax(logits.float(), dim=1)
-    # The code of the paper appends a one to each feature, so that the centroids see a bias.
-    f = F.normalize(torch.cat([features.float(), features.new_ones(len(features), 1).float()], 1), dim=1)
-    present = torch.bincount(p.argmax(1), minlength=p.shape[1]) > least
-    weights = p
+    f = F.normalize(F.pad(features.float(), (0, 1), value=1.0), dim=1)
+    weights = F.softmax(logits.float(), dim=1)
+    labels = weights.argmax(1)
     for _ in range(2):
-        centroids = F.normalize(weights.T @ f / (weights.sum(0)[:, None] + 1e-8), dim=1)
+        present = torch.bincount(labels, minlength=logits.shape[1]) > least
+        if not present.any():
+            raise UserError(f"method.least={least}: no class has more target samples; lower it")
+        centroids = F.normalize(weights.T @ f, dim=1)  # Sums: a cosine does not see by what they are divided.
         labels = (f @ centroids.T).masked_fill(~present, -2).argmax(1)
-        weights = F.one_hot(labels, p.shape[1]).to(p.dtype)
+        weights = F.one_hot(labels, logits.shape[1]).float()
     return labels

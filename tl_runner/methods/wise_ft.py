@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..nn.lora import beneath
 from ..nn.model import Model
 from ..nn.weights import of_checkpoint
-from ..types import Batches, Count, DataInfo, Fraction, Step
+from ..types import Batches, Count, DataInfo, Step
 from .base import Collect
 from .finetune import Finetune
 
@@ -23,16 +24,13 @@ class WiSEFT(Finetune):
     are interpolated along with the weights (the paper's networks have none).
 
     Args:
-        label_smoothing: as for `finetune`.
         points: of the line, both ends included; the stage needs as many epochs.
     """
 
     point: Tensor
 
-    def __init__(
-        self, model: Model, info: DataInfo, label_smoothing: Fraction = 0.0, points: Count = 11
-    ) -> None:
-        super().__init__(model, info, label_smoothing)
+    def __init__(self, model: Model, info: DataInfo, points: Count = 11) -> None:
+        super().__init__(model, info)
         self.points = points
         if len(model.past) < 2:
             raise UserError(
@@ -52,7 +50,7 @@ class WiSEFT(Finetune):
     def begin_epoch(self, collect: Collect) -> None:
         alpha = min(1.0, float(self.point) / max(1, self.points - 1))
         before, after = self.ends
-        own = self.model.state_dict()
+        own = beneath(self.model.state_dict())
         for name, end in after.items():
             if end.is_floating_point():
                 own[name].copy_(torch.lerp(before[name], end, alpha))

@@ -6,9 +6,9 @@ uint8 images itself: the data path stays in bytes until the device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ class Backbone(nn.Module):
     Args:
         net: (N, C, H, W) or (N, D) float -> (N, num_features).
         mean, std: per channel, of inputs scaled to [0, 1].
+        classifier: makes the classifier that the network was pretrained with, (N, num_features) -> (N, K).
     """
 
     mean: Tensor
@@ -35,9 +36,10 @@ class Backbone(nn.Module):
         num_features: int,
         mean: Sequence[float] = (0.5,),
         std: Sequence[float] = (0.5,),
+        classifier: Callable[[], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.net, self.num_features = net, num_features
+        self.net, self.num_features, self.classifier = net, num_features, classifier
         # With the 255 of the bytes folded in: one subtraction and one product per pixel.
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -80,27 +82,35 @@ def timm(name: str, weights: str = "hub", shape: tuple[int, ...] = (3, 224, 224)
         raise UserError(
             f"model.backbone.name: timm has no model '{name}'{nearest(name, library.list_models())}"
         )
-    create = partial(
-        library.create_model, name, pretrained=weights == "hub", num_classes=0, in_chans=shape[0]
-    )
-    try:
+
+    def create(**options: Any) -> nn.Module:
+        options["in_chans"] = shape[0]
+        net: nn.Module
         try:
-            net = create(img_size=shape[-1])
-        except TypeError as error:  # Transformers must know the size; most other networks refuse to.
-            if "img_size" not in str(error):
+            try:
+                net = library.create_model(name, weights == "hub", img_size=shape[-1], **options)
+            except TypeError as error:  # Transformers must know the size; most other networks refuse to.
+                if "img_size" not in str(error):
+                    raise
+                net = library.create_model(name, weights == "hub", **options)
+        except (OSError, RuntimeError) as error:
+            if weights != "hub":
                 raise
-            net = create()
-    except (OSError, RuntimeError) as error:
-        if weights != "hub":
-            raise
-        raise _unreachable(name, error) from error
-    if weights not in ("hub", "none"):
-        stored.load(net, stored.locate(weights))
+            raise _unreachable(name, error) from error
+        if weights not in ("hub", "none"):
+            stored.load(net, stored.locate(weights))
+        return net
+
+    net = create(num_classes=0)
     about = resolve_model_data_config(net)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         features = net.eval()(torch.zeros(1, *shape)).shape[1]
     return Backbone(
-        net, features, _as_channels(about["mean"], shape[0]), _as_channels(about["std"], shape[0])
+        net,
+        features,
+        _as_channels(about["mean"], shape[0]),
+        _as_channels(about["std"], shape[0]),
+        None if weights == "none" else lambda: create().get_classifier(),  # type: ignore[operator]
     )
 
 
@@ -111,20 +121,33 @@ def torchvision(name: str, weights: str = "hub", shape: tuple[int, ...] = (3, 22
     if name not in models.list_models(module=models):
         hint = nearest(name, models.list_models(module=models))
         raise UserError(f"model.backbone.name: torchvision has no classifier '{name}'{hint}")
-    try:
-        net = models.get_model(name, weights="DEFAULT" if weights == "hub" else None)
-    except (OSError, RuntimeError) as error:
-        raise _unreachable(name, error) from error
+
+    def create() -> nn.Module:
+        try:
+            net: nn.Module = models.get_model(name, weights="DEFAULT" if weights == "hub" else None)
+        except (OSError, RuntimeError) as error:
+            raise _unreachable(name, error) from error
+        return net
+
+    net = create()
     linear = [n for n, module in net.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise UserError(f"model.backbone.name: torchvision's '{name}' has no linear layer to remove")
     last = linear[-1]
-    features = net.get_submodule(last).in_features
+    features = int(net.get_submodule(last).in_features)  # type: ignore[arg-type]
     net.set_submodule(last, nn.Identity())
     if weights not in ("hub", "none"):
         stored.load(net, stored.locate(weights))
+
+    def classifier() -> nn.Module:
+        whole = create()
+        if weights != "hub":
+            stored.load(whole, stored.locate(weights))
+        return whole.get_submodule(last)
+
     # Every torchvision classifier was trained with ImageNet's statistics.
-    return Backbone(net, features, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return Backbone(net, features, mean, std, None if weights == "none" else classifier)
 
 
 def _unreachable(name: str, error: Exception) -> UserError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +32,7 @@ class Model(nn.Module):
     Attributes:
         classes: names of what the head tells apart. shape: of a sample as it was built for.
         past: the checkpoints that it has been through: `init_from`, then each finished stage's last, by name.
+        trained: the parts, of backbone, neck and head, that these have trained; the others are as built.
     """
 
     def __init__(
@@ -52,11 +52,12 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = backbone(shape=info.shape)
         self.neck, self.num_features = build_neck(neck, self._width(), neck_features, dropout)
-        self.new_head = partial(build_head, head, self.num_features, info.num_classes)
-        self.head = self.new_head()
         self.bn, self.classes, self.shape = bn, info.classes, info.shape
+        self.kind = head
+        self.head = self.new_head()
         self.past: dict[str, Path] = {}
-        self.channels_last = channels_last
+        self.trained: set[str] = set()
+        self.channels_last, self.compiled = channels_last, compile
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         if compile:
@@ -64,6 +65,10 @@ class Model(nn.Module):
 
     def _width(self) -> int:
         return int(self.backbone.num_features)  # type: ignore[arg-type]
+
+    def new_head(self, classes: int | None = None) -> nn.Module:
+        """Another classifier of the same kind, untrained; None: of the same classes."""
+        return build_head(self.kind, self.num_features, classes or len(self.classes))
 
     def features(self, x: Tensor) -> Tensor:
         """(N, num_features) after the neck."""

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import DataError, reason
+from .lora import merged
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def of_checkpoint(file: Path) -> dict[str, Tensor]:
-    """The model's weights in a checkpoint that a run left, by their names in `Model`.
+    """The model's weights in a checkpoint that a run left, by their names in `Model`; adapters are merged.
 
     Raises:
         DataError: if the file is none.
@@ -75,7 +76,7 @@ def of_checkpoint(file: Path) -> dict[str, Tensor]:
         raise DataError(
             f"{file}: expected a checkpoint of a run, and its names start with {', '.join([*state][:3])}"
         )
-    return found
+    return merged(found)
 
 
 def load(net: nn.Module, path: Path) -> None:

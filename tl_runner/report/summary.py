@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +18,7 @@ _PICKED_BY = {
 
 
 def show(results: Mapping[str, Any], console: Console) -> None:
-    """Print each stage's picks and where everything lies."""
+    """Print each stage's picks."""
     for name, stage in results["stages"].items():
         took = f"stage {name}, {stage['timing']['seconds']:.0f} s"
         title = f"{stage['method']}: {results['data']}, on the target ({took})"
@@ -29,17 +30,29 @@ def show(results: Mapping[str, Any], console: Console) -> None:
             table.add_column(metric, justify="right")
         table.add_column("picked by")
         for pick, found in stage["picks"].items():
-            values = [_number(metric, found["target"][metric]) for metric in metrics]
-            note = _PICKED_BY.get(pick, "label-free")
-            table.add_row(pick, str(found["epoch"]), *values, note, style="dim" if pick == "oracle" else None)
+            values = [number(metric, found["target"][metric]) for metric in metrics]
+            style = "dim" if pick == "oracle" else None
+            table.add_row(pick, str(found["epoch"]), *values, picked_by(pick), style=style)
         console.print(table)
     kept = results["source_accuracy"]
     if len(kept) > 1:
         first, *_, last = kept.values()
         steps = ", ".join(f"{100 * accuracy:.1f} after {name}" for name, accuracy in kept.items())
         console.print(f"Accuracy on held-out source data: {steps} ({100 * (last - first):+.1f})")
+
+
+def where(results: Mapping[str, Any], console: Console) -> None:
+    """Print where everything lies."""
+    if (page := Path(results["folder"]) / "report.html").is_file():
+        console.print(f"Report: {page}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Results: {results['folder']}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _number(metric: str, value: float) -> str:
+def picked_by(pick: str) -> str:
+    """What a pick was made by, in a word or two."""
+    return _PICKED_BY.get(pick, "label-free")
+
+
+def number(metric: str, value: float) -> str:
+    """A metric as it is read: fractions in percent."""
     return f"{value:.3f}" if metric == "ece" else f"{100 * value:.1f}"

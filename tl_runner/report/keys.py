@@ -1,0 +1,103 @@
+"""Config keys of many runs: in which they differ, and what tells them apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from ..errors import DataError, nearest
+from .runs import Run, flat
+
+Config = Mapping[str, Any]
+"""Leaves of a config by their dotted keys."""
+
+# Where a run took place, not what it was.
+PLACE = (
+    *("paths", "data.cache", "data.cache_dir", "data.workers", "report", "predictions", "sweep"),
+    *("trainer.accelerator", "trainer.log_every", "trainer.eval_batch_size"),
+)
+
+
+def config_of(run: Run) -> dict[str, Any]:
+    """A run's config by dotted keys, without what says only where things lie."""
+    config = flat(run.config)
+    for name in ("data", "cache"):
+        root = str(config.get(f"paths.{name}") or "\0").rstrip("/")
+        for key, value in config.items():
+            if isinstance(value, str) and f"{value}/".startswith(f"{root}/"):
+                config[key] = f"<{name}>{value[len(root) :]}"
+    if config.get("data.seed") == config.get("seed"):
+        config.pop("data.seed", None)
+    return config
+
+
+def check_keys(keys: Iterable[str], configs: Iterable[Config]) -> None:
+    """Of keys that a user gave.
+
+    Raises:
+        DataError: if no config has one of them.
+    """
+    known = {".".join(parts[:i]) for c in configs for k in c for parts in [k.split(".")] for i in range(1, 9)}
+    for key in keys:
+        if key not in known:
+            parent = key.rpartition(".")[0]
+            beside = [k for k in known if k.rpartition(".")[0] == parent] or [
+                k for k in known if "." not in k
+            ]
+            raise DataError(f"no run's config has the key '{key}'{nearest(key, beside)}")
+
+
+def within(key: str, groups: Collection[str]) -> bool:
+    """Whether a key is one of some, or below one."""
+    return any(key == group or key.startswith(f"{group}.") for group in groups)
+
+
+def label(run: Run, keys: Sequence[str]) -> str:
+    """What a run has at the keys: `mcc`, `amazon → webcam`, `mcc, lr=0.01`."""
+    domains = [run.name(key) for key in keys if key in ("data.source", "data.target")]
+    parts = [" → ".join(domains)] if domains else []
+    for key in keys:
+        if key not in ("data.source", "data.target"):
+            plain = key == "method" or isinstance(run.value(key), Mapping)
+            parts.append(run.name(key) if plain else f"{key.rpartition('.')[2]}={run.name(key)}")
+    return ", ".join(parts) or "all"
+
+
+def tell_apart(labels: Sequence[str], configs: Sequence[Config]) -> list[str]:
+    """Labels; those of different configs with the keys that tell these apart, as few as will do."""
+    told = list(labels)
+    for name in dict.fromkeys(labels):
+        same = [i for i, other in enumerate(labels) if other == name]
+        distinct = {_text(configs[i]): configs[i] for i in same}
+        keys: list[str] = []
+        apart = 1
+        for key in differing(list(distinct.values())):
+            groups = {_text([c.get(k) for k in (*keys, key)]) for c in distinct.values()}
+            if len(groups) > apart:
+                keys, apart = [*keys, key], len(groups)
+        texts = {
+            t: ", ".join([name, *(f"{key}={_short(c.get(key))}" for key in keys)])
+            for t, c in distinct.items()
+        }
+        for n, (t, full) in enumerate(texts.items()):
+            if list(texts.values()).index(full) < n:  # What was left out of long values told them apart.
+                texts[t] = f"{full} ({n + 1})"
+        for i in same:
+            told[i] = texts[_text(configs[i])]
+    return told
+
+
+def differing(configs: Sequence[Config]) -> list[str]:
+    """Keys whose values differ; a key that is not there is null."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return [key for key in keys if len({_text(c.get(key)) for c in configs}) > 1]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:18]}…{text[-18:]}"

@@ -1,0 +1,172 @@
+"""A comparison as figures: scores, gains over the baseline, ranks."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable
+
+import pandas as pd
+import scikit_posthocs
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from . import statistics
+from .baselines import Against, against
+from .comparison import LOWER, Comparison
+from .style import COLOURS, INK, WIDTH, figure, short
+from .words import picked
+
+GAIN, LOSS, BASE = COLOURS[0], COLOURS[6], INK
+ACROSS = 7
+"""Panels side by side."""
+MOST = 14
+"""Transfers that are drawn one by one; of more, the average alone."""
+
+
+def plots(comparison: Comparison) -> dict[str, Figure]:
+    """`scores`; `gains`, if there is a source_only; `ranks`, if a test can tell rows apart.
+
+    To be called, and the figures to be saved, within `style()`.
+    """
+    found = against(comparison, "source_only")
+    made = {"scores": _scores(comparison, found)}
+    if found:
+        made["gains"] = _gains(comparison, found)
+    rivals = comparison.tested[[row.name for row in comparison.rivals]].dropna()
+    tests = rivals.shape[1] * (rivals.shape[1] - 1) / 2
+    if rivals.shape[1] > 2 and tests * statistics.smallest_p(len(rivals)) < statistics.ALPHA:
+        made["ranks"] = _ranks(rivals)
+    return made
+
+
+def _shortened(names: Iterable[str]) -> list[str]:
+    """Names as short as lets them be told apart."""
+    names = list(names)
+    tries = ([short(name, length) for name in names] for length in (26, 40, 60, 90))
+    return next((found for found in tries if len(set(found)) == len(names)), names)
+
+
+def _panel_names(comparison: Comparison) -> list[str]:
+    transfers = comparison.transfers if len(comparison.transfers) <= MOST else []
+    return [*transfers, *(["average"] if len(comparison.transfers) > 1 else [])]
+
+
+def _across(comparison: Comparison) -> int:
+    """Panels side by side, as many in each line."""
+    n = len(_panel_names(comparison))
+    return -(-n // -(-n // ACROSS))
+
+
+def _width(comparison: Comparison) -> float:
+    return min(WIDTH, 1.6 + 1.9 * _across(comparison))
+
+
+def _panel_width(comparison: Comparison) -> float:
+    """About, in inches."""
+    return (_width(comparison) - 1.0) / _across(comparison) - 0.1
+
+
+def _panels(
+    comparison: Comparison, names: list[str], draw: Callable[[Axes, str], None], label: str
+) -> Figure:
+    """A panel for each transfer and one for the average; a line for each row, the best on top."""
+    panels, across, width = _panel_names(comparison), _across(comparison), _width(comparison)
+    down = -(-len(panels) // across)
+    made = figure(0.25 + down * (0.75 + 0.17 * len(names)), width)
+    grid = made.subplots(down, across, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        axes.locator_params(axis="x", nbins=3)
+        draw(axes, panel)
+        axes.set_title(panel.replace(" → ", " →\n"), fontsize=8.5, loc="center")
+        axes.set_ylim(len(names) - 0.25, -0.75)
+        axes.set_yticks(range(len(names)), _shortened(names))
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+    made.supxlabel("\n".join(textwrap.wrap(label, int(15 * width))), fontsize=9)
+    return made
+
+
+def _scores(comparison: Comparison, found: list[Against]) -> Figure:
+    """Mean, standard deviation and every seed; the dashed line is source_only."""
+    names = [row.name for row in comparison.rows]
+    scores, base = comparison.scores[comparison.pick], found[0].base.name if found else None
+    average = statistics.averages(scores)
+
+    def draw(axes: Axes, panel: str) -> None:
+        values = average if panel == "average" else scores.xs(panel, level="transfer")
+        for y, name in enumerate(names):
+            column = values[name].dropna()
+            axes.plot(column, [y] * len(column), "|", color=INK, markersize=5, markeredgewidth=0.6)
+        means, colours = values.mean(), [BASE if name == base else GAIN for name in names]
+        axes.hlines(range(len(names)), means - values.std(), means + values.std(), colours)
+        axes.scatter(means, range(len(names)), s=18, c=colours, zorder=3)
+        if base is not None:
+            axes.axvline(
+                float(values[base].mean()), color=BASE, linestyle=(0, (3, 2)), linewidth=0.8, zorder=1
+            )
+
+    unit = "" if comparison.metric in LOWER else ", %"
+    return _panels(comparison, names, draw, f"{comparison.metric} {picked(comparison.pick)}{unit}")
+
+
+def _gains(comparison: Comparison, found: list[Against]) -> Figure:
+    """Bars from zero: what each row gains over source_only, and where it loses."""
+    names = [a.row.name for a in found]
+    table = pd.DataFrame([{**a.transfers["difference"], "average": a.gained} for a in found], names)
+    low, high = min(0.0, float(table.min().min())), max(0.0, float(table.max().max()))
+    high = 1.0 if low == high else high
+    form = "{:+.3f}" if comparison.metric in LOWER else "{:+.1f}"
+
+    # The numbers stand in a column of .45 inches to the right of the longest bar.
+    share = 0.45 / _panel_width(comparison)
+    ticks = 2 if share > 0.4 else 4
+    reach = low, high + (high - low) * share / (1 - share)
+
+    def draw(axes: Axes, panel: str) -> None:
+        gains = table[panel]
+        axes.barh(range(len(names)), gains, height=0.7, color=[LOSS if g < 0 else GAIN for g in gains])
+        for y, gain in enumerate(gains):
+            if pd.notna(gain):
+                text = form.format(gain).replace("-", "−")
+                axes.text(
+                    1, y, text, transform=axes.get_yaxis_transform(), va="center", ha="right", fontsize=8
+                )
+        axes.axvline(0, color=INK, linewidth=0.8)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(reach)
+        axes.set_xticks([x for x in MaxNLocator(ticks).tick_values(low, high) if low <= x <= high])
+
+    unit = "" if comparison.metric in LOWER else ", points"
+    label = f"{comparison.metric} gained over source_only {picked(comparison.pick)}{unit}"
+    return _panels(comparison, names, draw, label)
+
+
+def _ranks(tested: pd.DataFrame) -> Figure:
+    """Critical-difference diagram: a bar joins rows that the tests cannot tell apart.
+
+    Demšar, JMLR 2006; with Wilcoxon's test and Holm's correction in place of Nemenyi's, as Benavoli et al., Should
+    We Really Use Post-Hoc Tests Based on Mean-Ranks?, JMLR 2016, https://jmlr.org/papers/v17/benavoli16a.html
+    """
+    ranks, _ = statistics.ranks(tested)
+    p = statistics.pairwise(tested)
+    ranks.index = p.index = p.columns = pd.Index(_shortened(ranks.index))
+    made = figure(0.9 + 0.14 * len(ranks))
+    axes = made.subplots()
+    scikit_posthocs.critical_difference_diagram(
+        *(ranks, p),
+        ax=axes,
+        label_fmt_left="{label} ({rank:.1f})",
+        label_fmt_right="({rank:.1f}) {label}",
+        label_props={"fontsize": 8.5},
+        elbow_props={"linewidth": 0.8, "color": INK},
+        marker_props={"s": 14},
+        text_h_margin=0.01 * len(ranks),
+    )
+    axes.grid(visible=False)
+    axes.set_xlim(0.8, len(ranks) + 0.2)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=2))
+    axes.set_title("average rank", fontsize=9, loc="center")
+    return made

@@ -1,0 +1,114 @@
+"""A table for a terminal, for Markdown and for LaTeX. Names come from config files and folders: all are escaped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from rich import box
+from rich.console import Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from .tables import Cell, Table
+
+_LATEX = str.maketrans(
+    {
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+        "→": r"$\to$",
+        "−": "$-$",
+        "–": "--",
+        "[": "{[}",  # After a line break it would open an argument.
+        "…": r"\ldots{}",
+        "▼": r"$\downarrow$",
+        "\n": " ",
+    }
+)
+
+
+def terminal(table: Table, width: int = 10**9) -> Group:
+    """For a console of some width: where there is little, spreads are left out, then cells fold."""
+    made = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    columns = zip(table.head, *([c.text for c in line] for line in table.lines), strict=True)
+    narrow = sum(max(map(len, column)) + 2 for column in columns) > width
+    for i, head in enumerate(table.head):
+        justify: Literal["left", "right"] = "right" if i and not table.words else "left"
+        made.add_column(Text(head), justify=justify, overflow="fold", no_wrap=i == 0 and not table.words)
+    for line in table.lines:
+        texts = [c.brief if narrow and c.brief else c.text for c in line]
+        styles = ["bold" if c.best else "yellow" if c.loses else "" for c in line]
+        made.add_row(*map(Text, texts, styles))
+    return Group(Text(table.title, "bold"), made, *(Text(note, "dim") for note in table.notes), "")
+
+
+def markdown(table: Table) -> str:
+    """GitHub's; the best of a column in bold."""
+
+    def cell(c: Cell) -> str:
+        return f"**{escaped(c.text)}**" if c.best else escaped(c.text)
+
+    lines = grid(map(escaped, table.head), (map(cell, line) for line in table.lines))
+    notes = [f"- {escaped(note)}" for note in table.notes]
+    return "\n".join([f"## {escaped(table.title)}", "", *lines, "", *notes, *([""] if notes else [])])
+
+
+def grid(head: Iterable[str], lines: Iterable[Iterable[str]]) -> Iterator[str]:
+    """The lines of a Markdown table of cells that are Markdown already."""
+    head = list(head)
+    yield f"| {' | '.join(head)} |"
+    yield f"{'|---' * len(head)}|"
+    for line in lines:
+        yield f"| {' | '.join(line)} |"
+
+
+def escaped(text: str) -> str:
+    r"""Plain text as Markdown.
+
+    >>> print(escaped("a_b |<script>| *"))
+    a_b \|&lt;script>\| \*
+    """
+    text = re.sub(r"([\\|*`\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split("\n")))
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def latex_text(text: str) -> str:
+    r"""Plain text as LaTeX.
+
+    >>> print(latex_text("a_b: 5 % ± 1"))
+    a\_b: 5 \% $\pm$ 1
+    """
+    return text.translate(_LATEX)
+
+
+def latex(table: Table) -> str:
+    """For the package booktabs; the best of a column in bold."""
+
+    def cell(c: Cell) -> str:
+        text = latex_text(c.text)
+        return f"\\textbf{{{text}}}" if c.best else text
+
+    columns = ("l" if table.words else "r") * (len(table.head) - 1)
+    lines = [" & ".join(map(cell, line)) + r" \\" for line in table.lines]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{latex_text(' '.join([table.title + '.', *table.notes]))}}}",
+            rf"\begin{{tabular}}{{l{columns}}}",
+            r"\toprule",
+            " & ".join(latex_text(head) for head in table.head) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )

@@ -1,0 +1,55 @@
+"""How numbers and picks are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from . import statistics
+from .comparison import LOWER
+
+NONE, LOSES = "–", "▼"
+
+Spread = Callable[[pd.Series], str]
+
+
+def spread_of(metric: str = "accuracy", ci: bool = False) -> Spread:
+    """How values are told: `88.6 ± 0.3`, mean and standard deviation; `88.6 [88.2, 88.9]` with `ci`."""
+
+    def told(values: pd.Series) -> str:
+        values = values.dropna()
+        text = number(values.mean(), metric)
+        if ci and (ends := statistics.interval(values)):
+            return f"{text} [{number(ends[0], metric)}, {number(ends[1], metric)}]"
+        return f"{text} ± {number(values.std(), metric)}" if len(values) > 1 and not ci else text
+
+    return told
+
+
+def _digits(metric: str) -> int:
+    return 3 if metric in LOWER else 1
+
+
+def number(value: float, metric: str) -> str:
+    """One decimal of a percentage, three of anything else."""
+    # Rounded twice: a mean that ends in 5 must not depend on the order in which it was summed.
+    return NONE if pd.isna(value) else f"{round(value, 9):.{_digits(metric)}f}"
+
+
+def gain(value: float, metric: str) -> str:
+    """With its sign."""
+    return NONE if pd.isna(value) else f"{value:+.{_digits(metric)}f}".replace("-", "−")
+
+
+def p_value(value: float) -> str:
+    """Three decimals, which is more than most tests are good for."""
+    return NONE if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def picked(pick: str) -> str:
+    """By whom, in words."""
+    if pick == "last":
+        return "at the last epoch"
+    who = {"oracle": "target labels", "source_val": "source data", "labeled_val": "given labels"}
+    return f"at the epoch that {pick} picks ({who.get(pick, 'label-free')})"

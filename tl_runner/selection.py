@@ -1,0 +1,136 @@
+"""Which epoch is picked, and by what: criteria, what they look at, and the number that a sweep maximises."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from .data.augment import Augment
+from .data.domains import Prepared
+from .data.loader import EvalLoader, MixedLoader, Rows, generator
+from .errors import UserError, nearest
+from .validators import Probe, RankEnsemble, Validator, needs
+
+log = logging.getLogger(__name__)
+
+Row = Mapping[str, float]
+Criterion = Callable[[Sequence[Row]], Sequence[float]]
+"""Scores of epochs, higher is better; only those of one call can be compared."""
+
+LABELLED = ("source_val", "labeled_val")
+
+
+def oracle(rows: Sequence[Row]) -> list[float]:
+    """True target accuracy, which nobody has who needs to select."""
+    return [row.get("test/accuracy", math.nan) for row in rows]
+
+
+def _score_of(name: str) -> Criterion:
+    return lambda rows: [row.get(f"val/{name}", math.nan) for row in rows]
+
+
+def usable(
+    validators: Mapping[str, Validator | RankEnsemble], data: Prepared
+) -> dict[str, Validator | RankEnsemble]:
+    """The validators whose needs the data can meet; the log names the others.
+
+    Raises:
+        UserError: if a rank ensemble has no members, or names an unknown one.
+    """
+    if "target" not in data.evaluation:
+        return {}
+    single = [name for name, v in validators.items() if not isinstance(v, RankEnsemble)]
+    kept = {}
+    for name, validator in validators.items():
+        if isinstance(validator, RankEnsemble):
+            members = single if validator.members is None else validator.members
+            if not members:
+                raise UserError(f"validators.{name}: there is no validator to rank by")
+            for unknown in set(members) - set(single):
+                hint = nearest(unknown, single)
+                raise UserError(f"validators.{name}.members: there is no validator '{unknown}'{hint}")
+        sets = [
+            ("role " + n.of if n.of == "source" else n.of) if isinstance(n, Probe) else n
+            for n in needs(validator)
+        ]
+        there = {*data.evaluation, *(f"role {role}" for role in data.roles)}
+        if missing := [s for s in sets if s not in there]:
+            log.info("validator %s is left out: it looks at %s, which this stage lacks", name, missing[0])
+        else:
+            kept[name] = validator
+    return kept
+
+
+def criteria(
+    validators: Mapping[str, Validator | RankEnsemble], data: Prepared, metrics: Mapping[str, Any]
+) -> dict[str, Criterion]:
+    """What picks an epoch: held-out labels, each (usable) validator, and the oracle if there is one."""
+    found: dict[str, Criterion] = {n: _score_of(n) for n in LABELLED if n in data.evaluation}
+    for name, validator in validators.items():
+        found[name] = validator if isinstance(validator, RankEnsemble) else _score_of(name)
+    if data.truth is not None and "accuracy" in metrics:
+        found["oracle"] = oracle
+    return found
+
+
+def probes(
+    validators: Mapping[str, Validator | RankEnsemble],
+    roles: Mapping[str, Rows],
+    target: EvalLoader | None,
+    batch_size: int,
+    augment: Augment,
+    device: torch.device,
+    seed: int,
+) -> dict[str, EvalLoader]:
+    """Loaders of the probes that some validator looks at, by name.
+
+    Args:
+        roles: training rows. target: evaluates it.
+    """
+    found: dict[str, EvalLoader] = {}
+    for probe in {n: None for v in validators.values() for n in needs(v) if isinstance(n, Probe)}:
+        if probe.of == "target":
+            assert target is not None
+            rows, count = target.rows, target.count
+        else:
+            rows, count = roles["source"], len(roles["source"])
+        chosen = torch.randperm(count, generator=generator(seed, "probe", probe.name))[: probe.rows]
+        if probe.mix is None:
+            found[probe.name] = EvalLoader(rows, batch_size, augment, device, only=chosen.sort().values)
+        else:
+            found[probe.name] = MixedLoader(rows, batch_size, augment, device, chosen, probe.mix)
+    return found
+
+
+def better(criterion: Criterion, rows: Sequence[Row], pick: int | None) -> bool:
+    """Whether the last row is to be picked instead of an earlier one; of equals the earlier stays."""
+    scores = criterion(rows)
+    return math.isfinite(scores[-1]) and (pick is None or scores[-1] > scores[pick])
+
+
+def objective(name: str, picks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The number that a sweep maximises, and whether target labels were seen for it.
+
+    Args:
+        name: a validator's or held-out labels': the score of its own pick; `oracle`: its pick's target
+            accuracy; a metric's: its value at the last epoch.
+        picks: of the last stage.
+    """
+    value: float | None = None
+    sees = False
+    if name == "oracle":
+        sees, value = True, picks.get("oracle", {}).get("target", {}).get("accuracy")
+    elif name in picks["last"]["target"]:
+        sees, value = True, picks["last"]["target"][name]
+    elif name in picks:
+        value = picks[name]["validators"][name]
+    if sees:
+        log.warning(
+            "objective=%s looks at target labels: what is chosen by it is no honest result, and results.json says so",
+            name,
+        )
+    return {"name": name, "value": value, "sees_target_labels": sees}
