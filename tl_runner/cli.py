@@ -25,6 +25,7 @@ tlrun: transfer-learning and domain-adaptation experiments from config files
   tlrun list [methods|data|models|...]         what can be chosen, with citations
   tlrun report RUNS ...                        compare runs: tables, tests, figures (folders, searched)
   tlrun resume RUN_DIR                         go on with a killed run
+  tlrun diagnose data=office31 model=a,b       before training: how far domains are apart, backbones ranked
   tlrun study RUNS                             how well validators select, over many runs
   tlrun predict RUN_DIR [--pick im]            what its checkpoint says of each sample, as CSV or Parquet
 
@@ -40,7 +41,7 @@ Results go to outputs/<date>/<time>/ (multirun/<date>/<time>/<overrides>/ with -
 metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/; after a single run report.html, after -m report/.
 """
 
-COMMANDS = ("list", "predict", "report", "resume", "study")
+COMMANDS = ("diagnose", "list", "predict", "report", "resume", "study")
 """`tlrun COMMAND ...`: each a module of `commands` with `main(arguments, own)`, `own` being the user's own
 config folders."""
 

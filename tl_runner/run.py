@@ -81,9 +81,9 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
 
     data = _prepare(config, stages)
     _describe(config, data)
-    data = replace(data, info=replace(data.info, shape=_shape(data, build(config["augment"]))))
+    data = replace(data, info=replace(data.info, shape=sample_shape(data, build(config["augment"]))))
     _remember(data, folder, resume)
-    model = _model(config, data)
+    model = build_model(config, data)
 
     fitted: dict[str, Fitted] = {}
     before = source_accuracy(next(iter(stages.values())), model, data) if "head" in model.trained else None
@@ -125,7 +125,9 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     }
     replace_text(folder / "results.json", json.dumps(results, indent=2))
     show(results, rich.get_console())
-    finish(Finished(folder, stages, data, partial(_model, config, data)), reporting, config["predictions"])
+    finish(
+        Finished(folder, stages, data, partial(build_model, config, data)), reporting, config["predictions"]
+    )
     where(results, rich.get_console())
     return results
 
@@ -142,7 +144,7 @@ def reopen(folder: Path, config: Config) -> Finished:
     check(config)
     stages = {name: _stage(name, config) for name in config["recipe"]["stages"]}
     data = build(config["data"]).prepare()
-    data = replace(data, info=replace(data.info, shape=_shape(data, build(config["augment"]))))
+    data = replace(data, info=replace(data.info, shape=sample_shape(data, build(config["augment"]))))
     told = json.loads((folder / "data.json").read_text())
     for what, now in (("classes", list(data.info.classes)), ("shape", list(data.info.shape))):
         if told[what] != now:
@@ -150,7 +152,7 @@ def reopen(folder: Path, config: Config) -> Finished:
     # A method may remember every sample that it was trained on.
     sizes = {role: told["rows"].get(role, size) for role, size in data.info.sizes.items()}
     data = replace(data, info=replace(data.info, sizes=sizes))
-    return Finished(folder, stages, data, partial(_model, config, data))
+    return Finished(folder, stages, data, partial(build_model, config, data))
 
 
 def _keep_memory() -> None:
@@ -242,7 +244,7 @@ def _prepare(config: Config, stages: Mapping[str, Stage]) -> Prepared:
     return prepared
 
 
-def _model(config: Config, data: Prepared) -> Model:
+def build_model(config: Config, data: Prepared) -> Model:
     pl.seed_everything(key(config["seed"], "model") % 2**32, verbose=False)
     node = config["model"]
     if config["init_from"] is not None and "backbone" in config["init_parts"]:
@@ -275,7 +277,7 @@ def _remember(data: Prepared, folder: Path, resume: bool) -> None:
     replace_text(file, json.dumps(told, indent=2))
 
 
-def _shape(data: Prepared, augment: Augment) -> tuple[int, ...]:
+def sample_shape(data: Prepared, augment: Augment) -> tuple[int, ...]:
     """Of a sample as the model sees it."""
     stored = data.info.shape
     if len(stored) == 1:
