@@ -62,9 +62,9 @@ def main(arguments: list[str], own: list[Path]) -> None:
     import rich
 
     from ..diagnosis import Settings, ranked
+    from ..environment import environment
     from ..report.diagnosis import as_json, page, show
     from ..report.diagnosis_plot import draw
-    from ..run import environment
 
     settings = Settings(
         rows=options.rows,
@@ -179,7 +179,7 @@ def _compose(variants: Mapping[str, list[str]]) -> tuple[Path, dict[str, Config]
 
 def _candidate(name: str, config: Config) -> Candidate:
     """Data and model as a run would have them."""
-    from ..run import build, build_model, sample_shape
+    from ..building import build, build_model, sample_shape
     from ..schema import check
 
     check(config)
@@ -195,8 +195,8 @@ def _candidate(name: str, config: Config) -> Candidate:
 
 
 def _diagnose(candidate: Candidate, settings: Settings, labels: bool) -> Diagnosis:
+    from ..building import build
     from ..diagnosis import diagnose
-    from ..run import build
 
     data, config = candidate.data, candidate.config
     # Labels belong to the rows that a run would be tested on; without them, the rows it would adapt to.
