@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -473,6 +474,28 @@ def test_figures_of_many_methods_are_legible(tmp_path: Path) -> None:
     assert _figures(tmp_path, 35, 6, 3) == {"scores", "gains", "ranks"}
 
 
+@pytest.mark.slow
+def test_the_page_in_a_browser(small: Path, tmp_path: Path) -> None:
+    """No script, no request, no missing image."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("no chromium")
+    comparison = compared(small)
+    write(comparison, tables(comparison), tmp_path)
+    with playwright.sync_playwright() as driver:
+        page = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page()
+        trouble: list[str] = []
+        page.on("console", lambda message: trouble.append(message.text))
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on(
+            "request", lambda request: trouble.append(request.url) if "data:" not in request.url else None
+        )
+        page.goto((tmp_path / "comparison.html").as_uri())
+        assert page.evaluate("[...document.images].map(i => i.naturalWidth > 0)") == [True, True]
+        assert page.locator("tr").count() > 10
+    assert trouble == [(tmp_path / "comparison.html").as_uri()]
+
+
 WIDE = {**os.environ, "COLUMNS": "300"}
 FAST = ("trainer=smoke", "trainer.accelerator=cpu")
 
@@ -491,6 +514,15 @@ def test_command_line(
     assert len(re.findall(r"method=finetune\S* +failed +stage adapt", done.stdout)) == 2
     assert "pruned" not in done.stdout, "no library's chatter"
     assert {"comparison.html", "scores.png", "gains.pdf"} <= {file.name for file in report.iterdir()}
+    runs = find([report.parent])
+    statuses = {"source_only": "done", "mmd": "done", "finetune": "failed"}
+    assert [run.status for run in runs] == [statuses[run.method] for run in runs]
+    failed, *_ = [run for run in runs if run.method == "finetune"]
+    assert failed.why in done.stderr
+    good, *_ = [run for run in runs if run.method == "mmd"]
+    assert json.loads((good.folder / "status.json").read_text())["state"] == "done"
+    assert good.history()["adapt"]["epoch"].tolist() == [1, 2]
+    assert good.name("model") == "tiny"
 
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("COLUMNS", "200")
@@ -506,7 +538,10 @@ def test_command_line(
 def test_one_run_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_run(tmp_path / "run")
     main([str(tmp_path)], [])
-    assert "picked by" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "picked by" in told
+    assert f"Report: {folder / 'report.html'}" in told
+    assert (folder / "report.html").is_file()
     (folder / "results.json").unlink()
     (folder / "status.json").write_text('{"state": "failed", "why": "out of memory"}')
     with pytest.raises(UserError, match=r"run is failed: out of memory"):
@@ -521,13 +556,18 @@ def test_wrong_arguments(wrong: list[str]) -> None:
 
 
 def test_nothing_about_a_comparison_ends_a_sweep_badly(
-    small: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    small: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(rich, "_console", None)
     after_sweep(small / "nowhere")
     assert "the runs are not compared: " in caplog.text
     (small / "report").write_text("in the way")
     after_sweep(small)
     assert "cannot write the comparison" in caplog.text
+    assert "69.5 ± 2.1" in capsys.readouterr().out
     monkeypatch.setattr("tl_runner.report.publish.write", lambda *_: 1 / 0)
     after_sweep(small)
     assert "ZeroDivisionError" in caplog.text

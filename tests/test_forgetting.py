@@ -11,9 +11,10 @@ import torch
 from conftest import CONFIGS, Tlrun, composed, image_folders, result_folder
 from test_configs import needs, teacher_run
 
+from tl_runner.building import build
 from tl_runner.data.loader import EvalLoader
 from tl_runner.errors import UserError
-from tl_runner.run import build, run
+from tl_runner.run import run
 from tl_runner.trained import teacher
 
 REGULARISERS = (
@@ -177,9 +178,12 @@ def test_a_stages_method_is_chosen_by_name(tmp_path: Path, tlrun: Tlrun) -> None
     assert "Accuracy on held-out source data: " in done.stdout
 
 
-def suits(method: str, tuning: str) -> bool:
-    """DELTA compares feature maps of a backbone that trains."""
-    return method != "delta" or tuning not in ("frozen", "linear_probe")
+# What has nothing to regularise says so.
+NOTHING = {
+    ("delta", "frozen"): "compares the feature maps of a backbone that trains",
+    ("delta", "linear_probe"): "compares the feature maps of a backbone that trains",
+    ("stochnorm", "linear_probe"): "needs batch-norm layers that train",
+}
 
 
 @pytest.mark.parametrize("tuning", ["frozen", "norm_only"])
@@ -198,10 +202,18 @@ def test_each_with_any_tuning(method: str, tuning: str, tmp_path: Path) -> None:
 def trains(method: str, tuning: str, folder: Path) -> None:
     start = [] if any("init_from" in n for n in needs(method)) else [f"init_from={teacher_run()}"]
     config = composed(*FEW, f"method={method}", f"tuning={tuning}", *start, *needs(method))
-    if not suits(method, tuning):
-        with pytest.raises(UserError, match="compares the feature maps of a backbone that trains"):
+    if (method, tuning) in NOTHING:
+        with pytest.raises(UserError, match=NOTHING[method, tuning]):
             run(config, folder)
         return
     results = run(config, folder)
     assert [*results["source_accuracy"]] == ["init_from", "adapt"]
     assert all(torch.isfinite(torch.tensor(v)) for v in results["stages"]["adapt"]["losses"].values())
+
+
+def test_a_teacher_that_is_the_model_itself_is_content_with_cached_features(tmp_path: Path) -> None:
+    config = composed(*FEW, "method=distill", "tuning=frozen", f"init_from={teacher_run()}")
+    results = run(config, tmp_path)
+    assert results["stages"]["adapt"]["losses"]["teacher"] >= 0
+    state = torch.load(tmp_path / "checkpoints" / "adapt" / "last.ckpt", weights_only=True)["state_dict"]
+    assert not any(key.startswith("method.model.backbone") for key in state)

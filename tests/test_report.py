@@ -245,6 +245,28 @@ def test_an_unfinished_run_has_no_page(tmp_path: Path) -> None:
         page.write(folder)
 
 
+@pytest.mark.parametrize(
+    "change", [{"objective": "im"}, {"environment": []}, {"source_accuracy": {"a": "b", "c": "d"}}]
+)
+def test_results_that_no_run_leaves_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    folder = reported(tmp_path / "run")
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps({**results, **change}))
+    with pytest.raises(DataError, match=r"results\.json"):
+        page.write(folder)
+
+
+@pytest.mark.parametrize(("name", "sees"), [("im", False), ("oracle", True)])
+def test_an_objective_that_sees_labels_is_marked(name: str, sees: bool, tmp_path: Path) -> None:
+    folder = reported(tmp_path / "run")
+    results = json.loads((folder / "results.json").read_text())
+    results["objective"] = {"name": name, "value": 0.5, "sees_target_labels": sees}
+    (folder / "results.json").write_text(json.dumps(results))
+    text = Reader(page.write(folder)).text
+    assert f"A sweep would maximise {name}, here 0.5" in text
+    assert ("no honest result" in text) == sees
+
+
 @pytest.mark.parametrize("stage", ["../out", "/tmp/out", "a/../../../out"])
 def test_nothing_is_written_outside_the_folder(stage: str, tmp_path: Path) -> None:
     folder = reported(tmp_path / "a" / "run", stages={stage: None})

@@ -193,6 +193,15 @@ def test_status_of_the_failed(error: BaseException, state: str, why: str, tmp_pa
     assert status.read(tmp_path) == (state, why)
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(DataError, match="cannot write into the run's folder"),
+        status.recorded(tmp_path / "file"),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"state": "happy"}'])
 def test_a_broken_status(text: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a")
@@ -222,17 +231,6 @@ def test_a_killed_run_is_unfinished_and_a_living_one_is_left_alone(tmp_path: Pat
     process.wait()
     assert read(folder).status == "unfinished"
     assert read(folder).why.startswith("killed")
-
-
-def test_jobs_write_how_they_ended(tmp_path: Path, tlrun: Tlrun) -> None:
-    done = tlrun("-m", *FAST, "method=finetune,mmd", check=False)
-    runs = {one.method: one for one in find([tmp_path / "work" / "multirun"])}
-    assert {method: one.status for method, one in runs.items()} == {"finetune": "failed", "mmd": "done"}
-    assert "reads role 'labeled'" in runs["finetune"].why
-    assert runs["finetune"].why in done.stderr
-    assert json.loads((runs["mmd"].folder / "status.json").read_text())["state"] == "done"
-    assert runs["mmd"].history()["adapt"]["epoch"].tolist() == [1, 2]
-    assert runs["mmd"].name("model") == "tiny"
 
 
 def test_a_new_run_in_an_old_folder_has_no_results_until_it_has_its_own(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,10 @@ def restore(folder: Path, name: str, model: Model) -> Fitted | None:
     return Fitted(**json.loads(finished(folder, name).read_text()))
 
 
-def picks(history: list[Row], picked: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+def picks(history: list[Row], picked: Mapping[str, int], classes: Sequence[str]) -> dict[str, dict[str, Any]]:
     """For `last` and each criterion: the epoch it picked, and what was measured there.
+
+    Metrics of single classes are under `per_class`, by the class's name.
 
     Args:
         picked: row of `history` by criterion.
@@ -57,6 +59,12 @@ def picks(history: list[Row], picked: Mapping[str, int]) -> dict[str, dict[str, 
             found = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
             return {k: v for k, v in found.items() if math.isfinite(v)}  # JSON has no NaN.
 
-        return {"epoch": int(row["epoch"]), "target": under("test/"), "validators": under("val/")}
+        target = under("test/")
+        per_class: dict[str, dict[str, float]] = {}
+        for key in [k for k in target if "/" in k]:
+            metric, _, index = key.partition("/")
+            per_class.setdefault(classes[int(index)], {})[metric] = target.pop(key)
+        told = {"epoch": int(row["epoch"]), "target": target, "validators": under("val/")}
+        return told | ({"per_class": per_class} if per_class else {})
 
     return {"last": at(history[-1]), **{name: at(history[i]) for name, i in picked.items()}}

@@ -65,7 +65,7 @@ def unfolded(override: str, options: Mapping[str, Collection[str]], sweep: bool)
     for name in value.split(","):
         inside = [option for option in found if option.startswith(f"{name}/")] if name not in found else []
         if inside and not sweep:
-            each = ", ".join(inside)
-            raise ConfigError([f"{group}={name} is a folder: add -m to run all, or choose one of {each}"])
+            chosen = f"add -m to run each, or choose one of {', '.join(inside)}"
+            raise ConfigError([f"{group}={name} is a folder of {len(inside)}: {chosen}"])
         names += inside or [name]
     return f"{group}={','.join(names)}" if found else override

@@ -58,18 +58,17 @@ def preflight(arguments: list[str]) -> list[str]:
     of_stages = [i for i in where if of_stage(full[i])]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         problems, good, configs = _compose([full[i] for i in where if i not in of_stages], multirun)
+        config, recipes = configs[0], [list(map(str, c.recipe.stages)) for c in configs]
         for i in sorted(of_stages, key=lambda i: full[i].count(".")):
-            stage = str((of_stage(full[i]) or ("",))[0])
+            stage = full[i].split(".")[2]
             # In a sweep over recipes each must have the stage.
-            if lacking := [c for c in configs if stage not in c.recipe.stages]:
-                known = map(str, lacking[0].recipe.stages)
-                problems.append(f"recipe.stages: there is no stage '{stage}'{nearest(stage, known)}")
+            if lacking := [stages for stages in recipes if stage not in stages]:
+                problems.append(f"recipe.stages: there is no stage '{stage}'{nearest(stage, lacking[0])}")
                 continue
-            full[i] = written_out(full[i], configs[0].hydra.runtime.choices, options)
-            wrong, good, composed = _compose([full[i]], multirun, good)
+            full[i] = written_out(full[i], config.hydra.runtime.choices, options)
+            wrong, good, (config, *_) = _compose([full[i]], multirun, good)
             problems += wrong
-            configs = composed if not wrong else configs
-        plain = OmegaConf.to_container(configs[0], resolve=False)
+        plain = OmegaConf.to_container(config, resolve=False)
         assert isinstance(plain, dict)
         named = {str(k): v for k, v in plain.items() if k != "hydra"}
         problems += check_root(named) + check_names(named, options["method"])
@@ -104,7 +103,7 @@ def _compose(
                 [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
             )
         elif parsed.is_sweep_override():
-            problems += _check_interval(parsed, overrides)
+            problems += _check_interval(parsed, [*base, *overrides])
             variants.append([f"{parsed.get_key_element()}={parsed.value().start}"])  # type: ignore[union-attr]
         else:
             variants.append([override])
@@ -176,7 +175,7 @@ def _sentence(error: Exception, override: str) -> str:
     """What Hydra found wrong with an override, with the nearest right name."""
     text = str(error)
     key, _, value = override.lstrip("+~").partition("=")
-    if options := _options(_group(override)):
+    if (options := _options(_group(override))) and value not in options:
         key = key.rpartition("@")[2]
         return f"{key}: there is no '{value}'{nearest(value, options)}"
     if "is not in struct" in text or "Could not override" in text:

@@ -102,7 +102,7 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
     stage.tuning.finish(model)
     fitted = Fitted(
         history.rows,
-        picks(history.rows, chosen.picked),
+        picks(history.rows, chosen.picked, data.info.classes),
         _timing(history, device),
         {part: [train, total] for part, train, total in table},
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,8 @@ from .types import DataInfo
 log = logging.getLogger(__name__)
 
 Part = Literal["backbone", "neck", "head"]
+PARTS: tuple[Part, ...] = ("backbone", "neck", "head")
+Node = dict[str, Any]
 
 
 def checkpoint(where: str) -> Path:
@@ -44,7 +48,7 @@ def checkpoint(where: str) -> Path:
     return folder / "last.ckpt"
 
 
-def load(model: Model, file: Path, parts: Collection[Part] = ("backbone", "neck", "head")) -> None:
+def load(model: Model, file: Path, parts: Collection[Part] = PARTS) -> None:
     """Load the parts' weights into the model.
 
     A stage on cached features leaves no backbone in its checkpoints: the model's then stays as it is.
@@ -77,23 +81,47 @@ def start(model: Model, where: str, parts: Collection[Part], info: DataInfo, bac
     Raises:
         UserError: for other classes, another backbone, or anything wrong with the file.
     """
-    try:
+    with _of_init_from():
         file = checkpoint(where)
-        told = next((p for p in file.parents if (p / "data.json").is_file()), None)
-        if told is not None:
-            classes = json.loads((told / "data.json").read_text())["classes"]
-            if "head" in parts and classes != list(info.classes):
+        if (told := _run(file)) is not None:
+            known = _data(told)["classes"]
+            if "head" in parts and known != list(info.classes):
                 raise UserError(
-                    f"{_differ(classes, info.classes)}; init_parts=[backbone,neck] starts with a new head"
+                    f"{_differ(known, info.classes)}; init_parts=[backbone,neck] starts with a new head"
                 )
-            config = _yaml(told / "config.yaml")["model"]["backbone"]
-            if "backbone" in parts and config != backbone:
-                raise UserError(f"'{where}' trained model.backbone={config}, and this run has {backbone}")
-        load(model, file, parts)
-    except UserError as error:
-        raise type(error)(f"init_from: {error}") from error
+            theirs = _yaml(told / "config.yaml")["model"]["backbone"]
+            same = _random(theirs) == _random(backbone) if backbone_of(file) else theirs == backbone
+            if "backbone" in parts and not same:
+                raise UserError(f"'{where}' trained model.backbone={theirs}, and this run has {backbone}")
+        _load_whole(model, file, parts)
     log.info("starting from %s of %s", ", ".join(parts), file)
     return file
+
+
+def classes(where: str) -> tuple[str, ...] | None:
+    """What the model of a run tells apart, in order; None for a checkpoint that lies in no run's folder.
+
+    Raises:
+        UserError: if there is no such run.
+    """
+    with _of_init_from():
+        told = _run(checkpoint(where))
+    return None if told is None else tuple(_data(told)["classes"])
+
+
+def unread(model: Node, where: str) -> Node:
+    """A model's config, its pretrained weights left out where the checkpoint replaces them: not worth a download."""
+    with _of_init_from():
+        replaced = backbone_of(checkpoint(where)) is not None
+    return {**model, "backbone": _random(model["backbone"])} if replaced else model
+
+
+@contextmanager
+def _of_init_from() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"init_from: {error}") from error
 
 
 def _differ(theirs: list[str], ours: Collection[str]) -> str:
@@ -123,24 +151,58 @@ def teacher(run: str | None = None) -> Model | None:
     if run is None:
         return None
     file = checkpoint(run)
-    folder = next((p for p in file.parents if (p / "data.json").is_file()), None)
+    folder = _run(file)
     if folder is None:
         raise UserError(
             f"'{run}': expected a run's folder or a checkpoint in it, with data.json beside config.yaml"
         )
-    told = json.loads((folder / "data.json").read_text())
+    told = _data(folder)
     info = DataInfo(tuple(told["classes"]), tuple(told["shape"]))
-    node = dict(_yaml(folder / "config.yaml")["model"])
-    if "weights" in node["backbone"] and any(k.startswith("backbone.") for k in of_checkpoint(file)):
-        node["backbone"] = {
-            **node["backbone"],
-            "weights": "none",
-        }  # About to be replaced: not worth a download.
+    node = unread(_yaml(folder / "config.yaml")["model"], str(file))
     model: Model = instantiate(node, _partial_=True, _convert_="all")(info=info)
-    load(model, file)
+    _load_whole(model, file)
     return model.eval().requires_grad_(False)
 
 
-def _yaml(file: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(file.read_text())
+def backbone_of(file: Path) -> Path | None:
+    """The checkpoint that holds the backbone of a checkpoint's model; None where it is as pretrained.
+
+    A stage on cached features leaves none: it is that of the stage before, or of the run that its run started from.
+    """
+    if any(k.startswith("backbone.") for k in of_checkpoint(file)):
+        return file
+    if (run := _run(file)) is None:
+        return None
+    config = _yaml(run / "config.yaml")
+    before = list(takewhile(lambda stage: stage != file.parent.name, config["recipe"]["stages"]))
+    if before:
+        return backbone_of(run / "checkpoints" / before[-1] / "last.ckpt")
+    if config["init_from"] is not None and "backbone" in config["init_parts"]:
+        return backbone_of(checkpoint(config["init_from"]))
+    return None
+
+
+def _load_whole(model: Model, file: Path, parts: Collection[Part] = PARTS) -> None:
+    load(model, file, parts)
+    held = backbone_of(file) if "backbone" in parts else None
+    if held is not None and held != file:
+        load(model, held, PARTS[:1])
+
+
+def _random(backbone: Node) -> Node:
+    return {**backbone, "weights": "none"} if "weights" in backbone else backbone
+
+
+def _run(file: Path) -> Path | None:
+    """The folder of the run that left a checkpoint."""
+    return next((p for p in file.parents if (p / "data.json").is_file()), None)
+
+
+def _data(run: Path) -> Node:
+    found: Node = json.loads((run / "data.json").read_text())
+    return found
+
+
+def _yaml(file: Path) -> Node:
+    found: Node = yaml.safe_load(file.read_text())
     return found

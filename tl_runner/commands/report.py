@@ -29,7 +29,7 @@ the runs: comparison.md, .tex and .html, runs.csv, summary.csv, pairwise.csv, an
 
 
 def main(arguments: list[str], own: list[Path]) -> None:
-    """Compare runs, or show the one there is.
+    """Compare runs, or write the page of the one there is.
 
     Raises:
         UserError: if there is no run, no such key, metric or pick, or if the folder cannot be written.
@@ -44,9 +44,12 @@ def main(arguments: list[str], own: list[Path]) -> None:
         why = f": {runs[0].why}" if runs[0].why else ""
         raise UserError(f"the run in {runs[0].folder} is {runs[0].status}{why}")
     else:
-        from ..report.summary import show
+        from ..report import page
+        from ..report.summary import show, where
 
         show(runs[0].results, rich.get_console())
+        page.write(runs[0].folder)
+        where({**runs[0].results, "folder": str(runs[0].folder)}, rich.get_console())
 
 
 def after_sweep(folder: Path) -> None:
@@ -74,9 +77,11 @@ def _compare(runs: list[Run], given: argparse.Namespace) -> None:
     comparison = compare(runs, by, over, given.metric, given.pick, given.pairs, given.ignore)
     made = tables(comparison, given.ci)
     console = rich.get_console()
-    for table in made:
-        console.print(terminal(table, console.width))
-    write(comparison, made, out)
+    try:  # Before the tables, which a closed pipe may cut short; and these whatever became of the files.
+        write(comparison, made, out)
+    finally:
+        for table in made:
+            console.print(terminal(table, console.width))
     console.print(f"Comparison: {out}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -86,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="tlrun report",
-        description="Show one run, or compare several: run folders, or folders that hold some.",
+        description="Write one run's report.html, or compare several: run folders, or folders that hold some.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -122,15 +122,18 @@ class DomainData:
                 "target labels are given: set one of them"
             )
 
-    def prepare(self) -> Prepared:
+    def prepare(self, known: tuple[str, ...] | None = None) -> Prepared:
         """Read, check, decode (once) and divide.
+
+        Args:
+            known: classes of a trained model, which say what there is to tell apart where no source does.
 
         Raises:
             DataError: for anything wrong with the files.
         """
         names = [*self.source, *self.target]
         domains = {name: self.reader.read(name) for name in names}
-        classes = unify_classes(domains, self.source, self.label_set)
+        classes = unify_classes(domains, self.source, self.label_set, None if self.source else known)
         prints: dict[str, str] = {}
         stores: dict[str, Store] = {}
         pool = ThreadPoolExecutor(os.cpu_count())

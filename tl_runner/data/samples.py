@@ -94,29 +94,33 @@ def from_labels(
     return Samples(domain, names, ids.astype(np.int64), classes, split=split, **where)
 
 
-def unify_classes(domains: dict[str, Samples], sources: list[str], label_set: str) -> tuple[str, ...]:
+def unify_classes(
+    domains: dict[str, Samples], sources: list[str], label_set: str, model: tuple[str, ...] | None = None
+) -> tuple[str, ...]:
     """The class list that all domains share, matched by name.
 
     Args:
         domains: by name. sources: names of the source domains.
         label_set: `closed` (all equal), `partial` (target classes may be fewer) or `shared` (the
             intersection; samples of other classes are dropped).
+        model: classes, in order, of a trained model, where these and no source are to be shared.
 
     Raises:
         DataError: naming the classes that do not match.
     """
     sets = {name: set(s.classes) for name, s in domains.items() if s.classes}
-    if not sets:
+    if not sets and not model:
         raise DataError("none of the domains has labels; expected class folders or a label column")
     if unlabelled := [name for name in sources if name not in sets]:
         raise DataError(f"source domain '{unlabelled[0]}' has no labels; expected class folders")
     if label_set == "shared":
-        common = set.intersection(*sets.values())
+        common = set.intersection(*sets.values(), *([set(model)] if model else []))
         if not common:
-            raise DataError(f"domains {', '.join(sets)} share no class name")
-        return tuple(sorted(common))
-    labelled_by = sources or list(sets)[:1]
-    known = set.union(*(sets[name] for name in labelled_by))
+            names = [*sets, *(["the trained model"] if model else [])]
+            raise DataError(f"domains {', '.join(names)} share no class name")
+        return model or tuple(sorted(common))  # A head has the classes it has.
+    labelled_by = ["the trained model"] if model else sources or list(sets)[:1]
+    known = set(model) if model else set.union(*(sets[name] for name in labelled_by))
     for name, present in sets.items():
         extra = sorted(present - known)
         lacking = sorted(known - present) if label_set == "closed" or name in sources else []
@@ -126,5 +130,6 @@ def unify_classes(domains: dict[str, Samples], sources: list[str], label_set: st
             raise DataError(
                 f"domain '{name}' {' and '.join(parts)}. Classes are matched by name; rename the folders, or "
                 "set data.label_set=partial (target may lack classes) or shared (keep what all have)"
+                + (", or init_parts=[backbone,neck] to start with a new head" if model else "")
             )
-    return tuple(sorted(known))
+    return model or tuple(sorted(known))

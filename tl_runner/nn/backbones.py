@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest, reason
-from ..types import Count
+from ..types import Count, Natural
 from . import weights as stored
 
 
@@ -206,8 +206,8 @@ def tiny(width: Count = 32, shape: tuple[int, ...] = (3, 32, 32)) -> Backbone:
     )
 
 
-def mlp(hidden: Count = 64, layers: Count = 2, shape: tuple[int, ...] = (2,)) -> Backbone:
-    """Fully connected layers with ReLU, for vectors."""
+def mlp(hidden: Count = 64, layers: Natural = 2, shape: tuple[int, ...] = (2,)) -> Backbone:
+    """Fully connected layers with ReLU, for vectors; without a layer, the vectors themselves."""
     sizes = [shape[0], *[hidden] * layers]
     parts = [m for i, o in pairwise(sizes) for m in (nn.Linear(i, o), nn.ReLU())]
     return _sequential(shape, nn.Flatten(), *parts)

@@ -35,6 +35,11 @@ class Picked:
         """Whether it saw the target's labels."""
         return self.name == "oracle"
 
+    @property
+    def look(self) -> tuple[str, str, int]:
+        """Colour, marker and its size."""
+        return (SEEING, "*", 10) if self.seeing else (INK, "o", 5)
+
 
 def panels(
     epochs: Sequence[int], curves: Mapping[str, Curve], picks: Mapping[str, int] | None = None
@@ -88,27 +93,46 @@ def selection(
     """
     picks = sorted(picks, key=lambda p: p.seeing)
     strip = 0.23 * len(picks) + 0.55
-    curves = target is not None or source is not None
-    made = figure(strip + (2.5 if curves else 0))
-    if curves:
-        top, below = made.subplots(2, 1, sharex=True, height_ratios=[2.5, strip])
-        if source is not None:
-            _line(top, epochs, 100 * source, SOURCE, "s", "held-out source", "--")
-        if target is not None:
-            _line(top, epochs, 100 * target, TARGET, "o", "target")
-        top.set_ylabel("accuracy (%)")
-        top.margins(y=0.12)
-        top.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.1)
-        for epoch in sorted({p.epoch for p in picks}):
-            top.axvline(epoch, color=FAINT, linewidth=0.8, linestyle=":", zorder=0)
-    else:
+    if target is None and source is None:
+        made = figure(strip)
         below = made.subplots()
+    else:
+        made = figure(strip + 2.5)
+        top, below = made.subplots(2, 1, sharex=True, height_ratios=[2.5, strip])
+        _accuracies(top, epochs, target, source, picks)
+    _strip(below, picks, max(epochs))
+    below.set_title("picked epoch" if target is None else "picked epoch, and the target accuracy there (%)")
+    whole_epochs(below, max(epochs))
+    return made
+
+
+def _accuracies(
+    axes: Axes, epochs: Sequence[int], target: Curve | None, source: Curve | None, picks: Sequence[Picked]
+) -> None:
+    """Both curves, the picks ringed on the target's."""
+    if source is not None:
+        _line(axes, epochs, 100 * source, SOURCE, "s", "held-out source", "--")
+    if target is not None:
+        _line(axes, epochs, 100 * target, TARGET, "o", "target")
+    for pick in picks:
+        axes.axvline(pick.epoch, color=FAINT, linewidth=0.8, linestyle=":", zorder=0)
+        if target is not None and pick.epoch in epochs:
+            colour, marker, size = pick.look
+            height = 100 * target[list(epochs).index(pick.epoch)]
+            axes.plot(pick.epoch, height, marker, color=colour, markersize=size + 3, markerfacecolor="none")
+    axes.set_ylabel("accuracy (%)")
+    axes.margins(y=0.12)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.1)
+
+
+def _strip(axes: Axes, picks: Sequence[Picked], last: int) -> None:
+    """A line for each criterion, with a mark at its epoch."""
     for place, pick in enumerate(picks):
-        colour, marker, size = (SEEING, "*", 10) if pick.seeing else (INK, "o", 5)
-        below.plot([pick.epoch], [place], marker, color=colour, markersize=size)
+        colour, marker, size = pick.look
+        axes.plot(pick.epoch, place, marker, color=colour, markersize=size)
         if math.isfinite(pick.accuracy):
-            right = pick.epoch > (1 + max(epochs)) / 2
-            below.annotate(
+            right = pick.epoch > (1 + last) / 2
+            axes.annotate(
                 f"{100 * pick.accuracy:.1f}",
                 (pick.epoch, place),
                 xytext=(-8 if right else 8, 0),
@@ -118,15 +142,10 @@ def selection(
                 fontsize=8.5,
             )
     names = [f"{short(p.name)} (sees labels)" if p.seeing else short(p.name) for p in picks]
-    below.set_yticks(range(len(picks)), names)
-    below.set_ylim(len(picks) - 0.4, -0.6)
+    axes.set_yticks(range(len(picks)), names)
+    axes.set_ylim(len(picks) - 0.4, -0.6)
     if any(p.seeing for p in picks):
-        below.axhline(sum(not p.seeing for p in picks) - 0.5, color=FAINT, linewidth=0.8)
-    below.set_title(
-        "picked epoch, and the target accuracy there (%)" if target is not None else "picked epoch"
-    )
-    whole_epochs(below, max(epochs))
-    return made
+        axes.axhline(sum(not p.seeing for p in picks) - 0.5, color=FAINT, linewidth=0.8)
 
 
 def _line(

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import rich
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
-from ..errors import DataError
+from ..errors import DataError, reason
 from ..files import replace_bytes
 from . import outputs, runs
 from .content import Stage
@@ -45,19 +45,48 @@ def write(folder: Path) -> Path:
         )
     results: Any = run.results
     history = run.history()
-    how = run.value("report.embedding", "tsne")
-    places: dict[bytes, Any] = {}
-    sections = []
-    with style(), rich.get_console().status(NAME) as status:
-        tell = _teller(status.update)
-        for name, stage in results["stages"].items():
-            rows = history.get(name, pd.DataFrame({"epoch": []}))
-            made = Stage(name, stage, rows, _outputs(folder, name), _embedding(how), places, tell)
-            sections.append(made.write())
+    try:
+        with style(), rich.get_console().status(NAME) as status:
+            sections = _sections(folder, results, history, run.value("report.embedding"), status.update)
+        rendered = _render(folder, results, sections)
+    except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
+        raise DataError(f"{folder}/results.json is not what a run leaves ({reason(error)})") from error
     _save_figures(folder, sections)
     page = inside(folder, NAME)
-    replace_bytes(page, _render(results, sections).encode())
+    replace_bytes(page, rendered.encode())
     return page
+
+
+def _sections(
+    folder: Path,
+    results: Mapping[str, Any],
+    history: Mapping[str, pd.DataFrame],
+    how: Any,
+    update: Callable[[str], None],
+) -> list[Section]:
+    """One for each stage.
+
+    Args:
+        how: what the config says of the embedding. update: is told what is being made.
+    """
+    embedding: Embedding = how if how in ("tsne", "umap", "none") else "tsne"
+    places: dict[bytes, Any] = {}
+
+    def tell(what: str) -> None:
+        update(f"{NAME}: {what}")
+
+    return [
+        Stage(
+            name,
+            stage,
+            history.get(name, pd.DataFrame({"epoch": []})),
+            _outputs(folder, name),
+            embedding,
+            places,
+            tell,
+        ).write()
+        for name, stage in results["stages"].items()
+    ]
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -87,14 +116,6 @@ def _outputs(folder: Path, stage: str) -> outputs.StageOutputs | str:
         return f"There is no figure of predictions and features: {error}."
 
 
-def _embedding(how: Any) -> Embedding:
-    return how if how in ("tsne", "umap", "none") else "tsne"
-
-
-def _teller(update: Callable[[str], None]) -> Callable[[str], None]:
-    return lambda what: update(f"{NAME}: {what}")
-
-
 def _save_figures(folder: Path, sections: list[Section]) -> None:
     place = inside(folder, FIGURES)
     place.mkdir(exist_ok=True)
@@ -111,7 +132,7 @@ def _save_figures(folder: Path, sections: list[Section]) -> None:
         replace_bytes(inside(place, name), content)
 
 
-def _render(results: Mapping[str, Any], sections: list[Section]) -> str:
+def _render(folder: Path, results: Mapping[str, Any], sections: list[Section]) -> str:
     environment = Environment(
         loader=PackageLoader(__package__, "."),
         autoescape=True,
@@ -122,7 +143,9 @@ def _render(results: Mapping[str, Any], sections: list[Section]) -> str:
     told = results.get("environment", {})
     return environment.get_template("page.html.jinja").render(
         title=f"{sections[-1].method}: {results['data']}".replace(" -> ", " → "),
+        folder=str(folder),
         results=results,
+        objective=results.get("objective"),
         sections=sections,
         kept=list(results.get("source_accuracy", {}).items()),
         environment=[(key, _text(value)) for key, value in told.items()],

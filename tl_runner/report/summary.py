@@ -23,17 +23,22 @@ def show(results: Mapping[str, Any], console: Console) -> None:
         took = f"stage {name}, {stage['timing']['seconds']:.0f} s"
         title = f"{stage['method']}: {results['data']}, on the target ({took})"
         table = Table(title=title, title_justify="left", title_style="bold")
-        table.add_column("checkpoint")
+        table.add_column("picked by", ratio=1)
         table.add_column("epoch", justify="right")
         metrics = list(stage["picks"]["last"]["target"])
         for metric in metrics:
             table.add_column(metric, justify="right")
-        table.add_column("picked by")
+        rows: dict[tuple[int, str], list[str]] = {}
         for pick, found in stage["picks"].items():
-            values = [number(metric, found["target"][metric]) for metric in metrics]
-            style = "dim" if pick == "oracle" else None
-            table.add_row(pick, str(found["epoch"]), *values, picked_by(pick), style=style)
+            rows.setdefault((found["epoch"], picked_by(pick)), []).append(pick)
+        for (epoch, _), picks in rows.items():
+            found = stage["picks"][picks[0]]["target"]
+            values = [number(metric, found[metric]) for metric in metrics]
+            names = ", ".join(picks) + (" (sees target labels)" if "oracle" in picks else "")
+            table.add_row(names, str(epoch), *values, style="dim" if "oracle" in picks else None)
         console.print(table)
+    if (report := classification_report(results)) is not None:
+        console.print(report)
     kept = results["source_accuracy"]
     if len(kept) > 1:
         first, *_, last = kept.values()
@@ -48,6 +53,23 @@ def where(results: Mapping[str, Any], console: Console) -> None:
     console.print(f"Results: {results['folder']}", markup=False, highlight=False, soft_wrap=True)
 
 
+def classification_report(results: Mapping[str, Any]) -> Table | None:
+    """Every class, where the metrics tell them apart: of what given labels picked in the last stage, or its end."""
+    *_, picks = (stage["picks"] for stage in results["stages"].values())
+    pick = "labeled_val" if "labeled_val" in picks else "last"
+    if not (classes := picks[pick].get("per_class")):
+        return None
+    title = f"each class at epoch {picks[pick]['epoch']} ({picked_by(pick)})"
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    metrics = list(next(iter(classes.values())))
+    for metric in metrics:
+        table.add_column(metric, justify="right")
+    for name, values in classes.items():
+        table.add_row(name, *(number(metric, values[metric]) for metric in metrics))
+    return table
+
+
 def picked_by(pick: str) -> str:
     """What a pick was made by, in a word or two."""
     return _PICKED_BY.get(pick, "label-free")
@@ -55,4 +77,6 @@ def picked_by(pick: str) -> str:
 
 def number(metric: str, value: float) -> str:
     """A metric as it is read: fractions in percent."""
-    return f"{value:.3f}" if metric == "ece" else f"{100 * value:.1f}"
+    if metric == "support":
+        return f"{value:.0f}"
+    return f"{value:.3f}" if metric in ("ece", "auroc") else f"{100 * value:.1f}"

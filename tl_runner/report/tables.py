@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 
@@ -104,13 +106,13 @@ def _scores(comparison: Comparison, spread: Spread, ci: bool) -> Table:
         )
     if ranked:
         p = statistics.friedman(comparison.tested[list(ranks.index)])
-        test = (
+        told = (
             ""
             if p is None
-            else f"; Friedman's test of all being alike: p {p_value(p) if p < 0.001 else '= ' + p_value(p)}"
+            else f"; Friedman's test of all being alike: p {'' if p < 0.001 else '= '}{p_value(p)}"
         )
         table.notes.append(
-            f"Rank: the average over {_blocks(comparison, n)} that all ranked rows have{test}."
+            f"Rank: the average over {_blocks(comparison, n)} that all ranked rows have{told}."
         )
     if ci and len(average) < 5:
         table.notes.append("Bootstrap intervals from fewer than five seeds are too narrow.")
@@ -261,6 +263,11 @@ def _cost(comparison: Comparison) -> Table:
 
 def _listed(comparison: Comparison) -> Table:
     table = Table("not compared", ["run", "status", "why"], words=True)
+    compared = [run for row in comparison.rows for run in row.runs.values()]
+    folders = [run.folder.absolute() for run in (*compared, *(run for run, _ in comparison.listed))]
+    common = Path(os.path.commonpath(folders))
     for run, why in comparison.listed:
-        table.lines.append([Cell(str(run.folder)), Cell(run.status), Cell(why)])
+        place = str(run.folder.absolute().relative_to(common))
+        table.lines.append([Cell(place), Cell(run.status), Cell(why)])
+    table.notes.append(f"Folders below {common}.")
     return table

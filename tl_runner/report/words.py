@@ -8,6 +8,7 @@ import pandas as pd
 
 from . import statistics
 from .comparison import LOWER
+from .summary import picked_by
 
 NONE, LOSES = "–", "▼"
 
@@ -49,7 +50,4 @@ def p_value(value: float) -> str:
 
 def picked(pick: str) -> str:
     """By whom, in words."""
-    if pick == "last":
-        return "at the last epoch"
-    who = {"oracle": "target labels", "source_val": "source data", "labeled_val": "given labels"}
-    return f"at the epoch that {pick} picks ({who.get(pick, 'label-free')})"
+    return "at the last epoch" if pick == "last" else f"at the epoch that {pick} picks ({picked_by(pick)})"
