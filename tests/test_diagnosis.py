@@ -309,11 +309,16 @@ def test_rank_backbones_on_the_cached_features_of_runs(
     run(composed("model=tiny", *frozen), tmp_path / "run")
     before = {f.name for f in cache.glob("*.npy")}
     assert len(before) == 2
-    found = here(tmp_path, monkeypatch, "--no-labels", "model=tiny,lenet", "model.size=32", "model.resize=32")
+    own = tmp_path / "own" / "model" / "wide.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("defaults: [tiny, _self_]\nbackbone:\n  width: 48\n")
+    found = here(
+        tmp_path, monkeypatch, "--no-labels", "model=tiny,wide", "--config-dir", str(tmp_path / "own")
+    )
     assert len({f.name for f in cache.glob("*.npy")} - before) == 2, (
         "only those of the second backbone are new"
     )
-    assert {d["model"] for d in found} == {"tiny", "lenet"}
+    assert {d["model"] for d in found} == {"tiny", "wide"}
     scores = [d["scores"]["logme"] for d in found]
     assert scores == sorted(scores, reverse=True)
     assert not any(d["labels_used"] for d in found)
@@ -328,7 +333,7 @@ def test_a_trained_model_is_diagnosed_as_it_is(tmp_path: Path, monkeypatch: pyte
 
 
 def test_vectors_are_compared_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (d,) = here(tmp_path, monkeypatch, "data=toy")
+    (d,) = here(tmp_path, monkeypatch, "data=toy", "recipe.stages.adapt.tuning=frozen")
     assert (d["model"], d["dimensions"]) == ("", 2)
 
 

@@ -83,6 +83,7 @@ def test_a_report_changes_no_weight_and_no_number(overrides: tuple[str, ...], tm
         ("method=shot", "recipe=source_free"),
         ("data=digits", "model=tiny", "tuning=frozen", "trainer.eval_rows=40"),
         ("tuning=lora",),
+        ("trainer.precision=bf16",),
         ("data.protocol=split", "data.labeled_per_class=2", "method=finetune"),
     ],
 )

@@ -90,14 +90,18 @@ def check_start(stages: Mapping[str, Stage], init_from: str | None) -> None:
             )
 
 
-def prepare(config: Config, stages: Mapping[str, Stage]) -> Prepared:
-    """The data, but for a source that no stage may see; what to call its classes then says the model."""
-    node, known = config["data"], None
+def prepare(config: Config, stages: Mapping[str, Stage], known: tuple[str, ...] | None = None) -> Prepared:
+    """The data, without a source that no stage may see; then a trained model says what its classes are.
+
+    Args:
+        known: those classes, where they need not be looked for in the run that it starts from.
+    """
+    node = config["data"]
     if config["init_from"] is not None:
         if node["source"] and all(any(m.source_free for m in classes(s.method)) for s in stages.values()):
             log.info("no stage reads the source: it is not opened")
             node = {**node, "source": None}
-        if "head" in config["init_parts"]:
+        if known is None and "head" in config["init_parts"]:
             known = trained.classes(config["init_from"])
     prepared: Prepared = build(node).prepare(known)
     return prepared

@@ -128,9 +128,9 @@ def reopen(folder: Path, config: Config) -> Finished:
     """
     check(config)
     stages = {name: build_stage(name, config) for name in config["recipe"]["stages"]}
-    data = build(config["data"]).prepare()
-    data = replace(data, info=replace(data.info, shape=sample_shape(data, build(config["augment"]))))
     told = json.loads((folder / "data.json").read_text())
+    data = prepare(config, stages, tuple(told["classes"]))
+    data = replace(data, info=replace(data.info, shape=sample_shape(data, build(config["augment"]))))
     for what, now in (("classes", list(data.info.classes)), ("shape", list(data.info.shape))):
         if told[what] != now:
             raise DataError(f"the run's model knows {what} {told[what]}, and this data has {now}")

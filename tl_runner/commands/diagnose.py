@@ -54,9 +54,7 @@ def main(arguments: list[str], own: list[Path]) -> None:
     """
     options = _parser().parse_intermixed_args(arguments)
     register(own)
-    chosen = _variants(options.overrides)
-    _preflight(chosen)
-    folder, configs = _compose(chosen)
+    folder, configs = _compose(_preflight(_variants(options.overrides), own))
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Handler()])
 
     import rich
@@ -152,15 +150,20 @@ def _variants(overrides: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _preflight(variants: Mapping[str, list[str]]) -> None:
+def _preflight(variants: Mapping[str, list[str]], own: list[Path]) -> dict[str, list[str]]:
+    """The variants, checked as a run is, and written out for Hydra."""
     problems: list[str] = []
-    for overrides in variants.values():
+    full = {}
+    for name, overrides in variants.items():
         try:
-            preflight(overrides)
+            told = preflight([*(f"--config-dir={f}" for f in own if f != Path.cwd() / "conf"), *overrides])
         except ConfigError as error:
             problems += [p for p in error.problems if p not in problems]
+        else:
+            full[name] = told[-len(overrides) :] if overrides else []
     if problems:
         raise ConfigError(problems)
+    return full
 
 
 def _compose(variants: Mapping[str, list[str]]) -> tuple[Path, dict[str, Config]]:

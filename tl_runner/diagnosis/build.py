@@ -153,12 +153,12 @@ def _bound(
     y, seed, repeats = source.labels, settings.seed, settings.repeats
     assert y is not None
 
-    def first(s: Any, t: Any) -> float:
-        return float(s.mean())
+    def rate(errors: Any, _: Any) -> float:
+        return float(errors.mean())
 
     wrong = (held_out.argmax(1) != y).astype(float)
     found = Bound(
-        of_errors(first, wrong, wrong, repeats, seed, 1.0),
+        of_errors(rate, wrong, wrong, repeats, seed, 1.0),
         of_errors(lambda s, t: a_distance(s, t) / 2, *tell_apart, repeats, seed, 1.0),
         None,
         None,
@@ -174,7 +174,7 @@ def _bound(
         joint=of_errors(
             lambda s, t: float(s.mean() + t.mean()), errors[: len(y)], errors[len(y) :], repeats, seed, 2.0
         ),
-        target=of_errors(first, missed, missed, repeats, seed, 1.0),
+        target=of_errors(rate, missed, missed, repeats, seed, 1.0),
     )
 
 

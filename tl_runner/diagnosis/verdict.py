@@ -123,14 +123,11 @@ def _joint(error: float) -> Finding:
 
 
 def _bound(d: Diagnosis) -> Finding:
-    total, least = (
-        d.bound.total,
-        "" if d.bound.joint else " at least, as lambda is not known without target labels",
-    )
-    if total >= 1:
-        text = f"Ben-David's bound on the target error is {total:.2f}{least}: above 1, it promises nothing."
-    else:
-        text = f"Ben-David's bound on the target error is {total:.2f}{least}."
+    total = d.bound.total
+    text = f"Ben-David's bound on the target error is {total:.2f}"
+    if d.bound.joint is None:
+        text += " at least, as lambda is not known without target labels"
+    text += ": above 1, it promises nothing." if total >= 1 else "."
     return Finding("bound", text, f"bound {total:.3f}, threshold 1")
 
 
@@ -141,24 +138,22 @@ def _label_shift(d: Diagnosis) -> Finding:
         rule = f"total variation of the true class priors {distance:.2f}, threshold {LABEL_SHIFT}"
     else:
         # Were the priors all that differs, no classifier could tell the domains apart better than this.
-        distance, most = shift.distance, 2 * shift.distance
+        distance, most = shift.distance, 2 * max(shift.distance, shift.noise)
         explained = d.distances["a_distance"].low <= most
         rule = (
             f"total variation of the estimated class priors {distance:.2f}, threshold {LABEL_SHIFT}, noise "
             f"{shift.noise:.2f}; such priors alone explain an A-distance up to {most:.2f}"
         )
-        if distance <= shift.noise:
-            return Finding("class priors", "No difference of the class priors is visible.", rule)
-    if distance < LABEL_SHIFT:
+    if not explained:
+        text = (
+            "Whether the class priors differ cannot be told: the domains differ by more than priors explain, which "
+            "spoils the estimate. Look at the classes of some target rows before aligning whole domains."
+        )
+    elif distance < LABEL_SHIFT:
         text = "The class priors are close enough for methods that align whole domains."
     else:
         text = (
             "The class priors differ much: avoid methods that align whole domains (MMD, CORAL, a domain "
             "discriminator), which mix classes to make up for it. Prefer those that go by class."
-        )
-    if not explained:
-        text = (
-            "Whether the class priors differ cannot be told: the domains differ by more than priors explain, which "
-            "spoils the estimate. Look at the classes of some target rows before aligning whole domains."
         )
     return Finding("class priors", text, rule)

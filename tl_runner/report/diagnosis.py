@@ -225,7 +225,7 @@ def _scores(diagnoses: Sequence[Diagnosis]) -> Table:
     if len(diagnoses) > 1:
         by = SCORES["logme_target" if "logme_target" in first.scores else "logme"]
         table.notes.append(
-            f"Best first, by {by}; in brackets the rank by each score. All above is of {first.model}."
+            f"Best first by {by}; in brackets the rank by each score. All above is of {first.model}."
         )
     if any("leep" not in d.scores for d in diagnoses):
         table.notes.append("LEEP and NCE need the classifier that a backbone was pretrained with.")

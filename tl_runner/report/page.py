@@ -11,13 +11,14 @@ from typing import Any
 import pandas as pd
 import rich
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
+from jinja2 import UndefinedError
 
 from ..errors import DataError, reason
 from ..files import replace_bytes
 from . import outputs, runs
 from .content import Stage
 from .embedding import Embedding
+from .html import render
 from .section import Section
 from .style import style
 
@@ -133,17 +134,11 @@ def _save_figures(folder: Path, sections: list[Section]) -> None:
 
 
 def _render(folder: Path, results: Mapping[str, Any], sections: list[Section]) -> str:
-    environment = Environment(
-        loader=PackageLoader(__package__, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     told = results.get("environment", {})
-    return environment.get_template("page.html.jinja").render(
+    return render(
+        "page",
         title=f"{sections[-1].method}: {results['data']}".replace(" -> ", " → "),
-        folder=str(folder),
+        folder=str(folder.resolve()),
         results=results,
         objective=results.get("objective"),
         sections=sections,
