@@ -176,9 +176,10 @@ def image_folders(
     classes: Sequence[str],
     layout: str = "{domain}/{class}/*",
     each: int = 8,
+    splits: Sequence[str] = ("train", "test"),
 ) -> None:
-    """`each` images per class and domain."""
-    splits = ["train", "test"] if "{split}" in layout else [""]
+    """`each` images per class and domain, by turns in each split if the layout has some."""
+    splits = splits if "{split}" in layout else [""]
     for domain in domains:
         for c, name in enumerate(classes):
             for i in range(each):
@@ -197,7 +198,8 @@ def stand_in(data: dict[str, Any]) -> None:
     kind = data["_target_"].rpartition(".")[2]
     classes = ["back_pack", "bike", "mug", "ruler"]
     if kind == "FolderData":
-        image_folders(Path(data["root"]), domains, classes, data["layout"])
+        splits = ("train", "test", "val") if data["labeled_per_class"] == "all" else ("train", "test")
+        image_folders(Path(data["root"]), domains, classes, data["layout"], splits=splits)
     elif kind == "ListData":
         root = Path(data["root"])
         image_folders(root, domains, classes)

@@ -34,7 +34,7 @@ def needs(method: str) -> list[str]:
         overrides += ["recipe=wise_ft"]
     if cls.two_views:
         overrides += ["augment=weak_strong"]
-    if "labeled" in cls.roles:
+    if "labeled" in cls.roles or method == "svm":
         overrides += ["data.labeled_per_class=all", "data.protocol=split"]
     return overrides
 
@@ -83,7 +83,8 @@ def test_experiment(experiment: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [d for d in CONFIGS["data"] if d not in ("folder", "list", "digits")])
 def test_data(data: str, tmp_path: Path) -> None:
     model = "mlp" if data == "toy" else "tiny"
-    smoke(tmp_path, f"data={data}", f"model={model}", "method=mmd")
+    method = "mmd" if composed(f"data={data}")["data"]["source"] else "finetune"
+    smoke(tmp_path, f"data={data}", f"model={model}", f"method={method}")
 
 
 @pytest.mark.parametrize("recipe", CONFIGS["recipe"])

@@ -11,9 +11,10 @@ import torch
 from conftest import CONFIGS, composed, method_class
 from test_configs import needs
 
+from tl_runner.building import build
 from tl_runner.data import domains
 from tl_runner.data.domains import DomainData, Prepared
-from tl_runner.run import build, run
+from tl_runner.run import run
 from tl_runner.types import HIDDEN
 
 

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from sklearn.svm import SVC
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..nn.model import Model
 from ..types import Batches, DataInfo, Outputs, Positive, Step
 from .base import Collect, Method
+
+log = logging.getLogger(__name__)
 
 
 class SVM(Method):
@@ -27,7 +31,7 @@ class SVM(Method):
         gamma: of the kernel exp(−γ‖x − x'‖²); None: 1 / (D · variance of the features), `scale`.
     """
 
-    roles: tuple[str, ...] = ("labeled",)
+    roles: tuple[str, ...] = ()
     rows: Tensor
     dual: Tensor
     bias: Tensor
@@ -42,8 +46,10 @@ class SVM(Method):
         gamma: Positive | None = None,
     ) -> None:
         super().__init__(model, info)
+        if list(model.neck.parameters()) and "neck" not in model.trained:
+            log.warning("method=svm sees an untrained neck's features; model.neck=none: the backbone's own")
         self.role, self.roles, self.penalty, self.gamma = role, (role,), penalty, gamma
-        n, k = info.sizes[role], info.num_classes
+        n, k = info.sizes.get(role, 0), info.num_classes
         # What a fit leaves: Σ_i dual_ki · exp(−width ‖x − rows_i‖²) + bias_k.
         self.register_buffer("rows", torch.zeros(n, model.num_features))
         self.register_buffer("dual", torch.zeros(k, n))
@@ -62,14 +68,14 @@ class SVM(Method):
             if y.all() or not y.any():  # Nothing to tell apart.
                 self.bias[k] = 1.0 if y.all() else -1.0
                 continue
-            fitted = SVC(C=self.penalty, gamma=float(self.width)).fit(x.cpu().numpy(), y)
-            self.dual[k, torch.from_numpy(fitted.support_).long()] = torch.from_numpy(
-                fitted.dual_coef_[0]
-            ).to(self.dual)
-            self.bias[k] = float(fitted.intercept_[0])
+            machine = SVC(C=self.penalty, gamma=float(self.width)).fit(x.cpu().numpy(), y)
+            self.dual[k, machine.support_.tolist()] = torch.from_numpy(machine.dual_coef_[0]).to(self.dual)
+            self.bias[k] = float(machine.intercept_[0])
 
     def steps(self, batch: Batches, progress: float) -> Iterator[Step]:
-        return iter(())
+        loss = F.multi_margin_loss(self.predict(batch[self.role].x).logits, batch[self.role].y)
+        # An update of nothing, so that there is a checkpoint.
+        yield Step({self.role: loss.detach().requires_grad_()}, updates=[])
 
     def predict(self, x: Tensor) -> Outputs:
         features = self.model.features(x).float()
