@@ -33,12 +33,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from tl_runner.building import method_builder
 from tl_runner.methods.base import Collect, Method
 from tl_runner.module import TransferModule
 from tl_runner.nn.backbones import Features
 from tl_runner.nn.model import Model
 from tl_runner.parts import expand, method_config
-from tl_runner.run import method_builder
 from tl_runner.search import config_dir, groups
 from tl_runner.types import HIDDEN, Batch, DataInfo
 

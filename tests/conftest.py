@@ -36,6 +36,15 @@ EXPERIMENTS = sorted(
 )
 
 
+# One method of each kind: alignment, an adversary, turns, a memory, a teacher, no source, few labels, a wrapper.
+KINDS = ("mmd", "dann", "mcd", "atdoc", "mean_teacher", "shot", "finetune", "ewc", "sdat", "wise_ft")
+
+
+def walk(names: Sequence[str], fast: Sequence[str] = KINDS) -> list[Any]:
+    """All of them as parameters of a test that takes seconds; those not in `fast` are slow tests."""
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
+
+
 # Tests share few cores with each other and with the runs they start; threads that wait for cores cost more
 # than they bring.
 torch.set_num_threads(1)

@@ -302,8 +302,8 @@ def test_help_names_every_group_and_option(tlrun: Tlrun) -> None:
     text = tlrun("--help").stdout
     for group, options in CONFIGS.items():
         assert group in text
-        assert all(option in text for option in options)
-    assert len(text.splitlines()) <= 45, "one screen"
+        assert all(option.partition("/")[0] in text for option in options)
+    assert len(text.splitlines()) <= 48, "one screen"
 
 
 @pytest.mark.parametrize("group", [g for g in CONFIGS if not g.startswith(("hydra", "paths"))])

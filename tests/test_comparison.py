@@ -556,13 +556,18 @@ def test_wrong_arguments(wrong: list[str]) -> None:
 
 
 def test_nothing_about_a_comparison_ends_a_sweep_badly(
-    small: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    small: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(rich, "_console", None)
     after_sweep(small / "nowhere")
     assert "the runs are not compared: " in caplog.text
     (small / "report").write_text("in the way")
     after_sweep(small)
     assert "cannot write the comparison" in caplog.text
+    assert "69.5 ± 2.1" in capsys.readouterr().out
     monkeypatch.setattr("tl_runner.report.publish.write", lambda *_: 1 / 0)
     after_sweep(small)
     assert "ZeroDivisionError" in caplog.text

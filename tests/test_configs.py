@@ -87,8 +87,14 @@ def test_data(data: str, tmp_path: Path) -> None:
     smoke(tmp_path, f"data={data}", f"model={model}", f"method={method}")
 
 
-@pytest.mark.parametrize("recipe", CONFIGS["recipe"])
-@pytest.mark.parametrize("tuning", CONFIGS["tuning"])
+@pytest.mark.parametrize(
+    ("recipe", "tuning"),
+    [
+        pytest.param(r, t, marks=() if r == "single" or t == "full" else pytest.mark.slow)
+        for r in CONFIGS["recipe"]
+        for t in CONFIGS["tuning"]
+    ],
+)
 def test_recipe_and_tuning(recipe: str, tuning: str, tmp_path: Path) -> None:
     needed = f"recipe.stages.distill.method.teacher.run={teacher_run()}"
     given = [needed] if recipe == "distill_then_finetune" else []

@@ -11,9 +11,10 @@ import torch
 from conftest import CONFIGS, Tlrun, composed, image_folders, result_folder
 from test_configs import needs, teacher_run
 
+from tl_runner.building import build
 from tl_runner.data.loader import EvalLoader
 from tl_runner.errors import UserError
-from tl_runner.run import build, run
+from tl_runner.run import run
 from tl_runner.trained import teacher
 
 REGULARISERS = (

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGS, composed, method_class
+from conftest import CONFIGS, composed, method_class, walk
 from test_configs import needs
 
+from tl_runner.building import build
 from tl_runner.data import domains
 from tl_runner.data.domains import DomainData, Prepared
-from tl_runner.run import build, run
+from tl_runner.run import run
 from tl_runner.types import HIDDEN
 
 
@@ -27,7 +28,7 @@ def weights(folder: Path, overrides: list[str]) -> dict[str, dict[str, torch.Ten
     }
 
 
-@pytest.mark.parametrize("method", CONFIGS["method"])
+@pytest.mark.parametrize("method", walk(CONFIGS["method"]))
 def test_scrambled_target_labels_change_nothing(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -339,7 +339,7 @@ def test_every_method_is_given_the_same_labels(
 
     monkeypatch.setattr(StageLoader, "__init__", spy)
     run(composed("trainer=smoke", recipe, "data.label_fraction=0.05"), tmp_path)
-    from tl_runner.run import build
+    from tl_runner.building import build
 
     drawn = build(composed("data.label_fraction=0.05")["data"]).prepare().roles["labeled"].index
     assert len(seen) == 1

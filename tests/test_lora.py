@@ -15,11 +15,12 @@ from test_resume import assert_same
 from test_tuning import NETS, B, dies_at, model, names, training, watch
 from torch import Tensor, nn
 
+from tl_runner.building import build
 from tl_runner.data.loader import EvalLoader
 from tl_runner.errors import UserError
 from tl_runner.nn import Model, backbones, lora
 from tl_runner.nn.weights import of_checkpoint
-from tl_runner.run import build, run
+from tl_runner.run import run
 from tl_runner.trained import load
 from tl_runner.tuning import LoRA, Tuning, parameter_table
 from tl_runner.types import DataInfo

@@ -92,20 +92,20 @@ def test_confidence_losses(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_atdoc_fills_its_memory_once() -> None:
     method = build(ATDOC)
     method.begin_epoch(lambda role: whole() if role == "target" else never(role))
-    torch.testing.assert_close(method.bank, F.normalize(whole().features, dim=1))
-    torch.testing.assert_close(method.labels, whole().logits.softmax(1))
+    torch.testing.assert_close(method.memory.features, F.normalize(whole().features, dim=1))
+    torch.testing.assert_close(method.memory.predictions, whole().logits.softmax(1))
     method.begin_epoch(never)
     resumed = build(ATDOC, seed=1)
     resumed.load_state_dict(method.state_dict())
     resumed.begin_epoch(never)
-    assert torch.equal(resumed.bank, method.bank)
+    assert torch.equal(resumed.memory.features, method.memory.features)
 
 
 @pytest.mark.parametrize("momentum", [1.0, 0.3])
 def test_atdoc_learns_what_its_neighbours_say(momentum: float) -> None:
     method, batch = build(ATDOC, weight=0.5, neighbours=3, momentum=momentum), batches()
     method.begin_epoch(lambda role: whole())
-    bank, labels = method.bank.clone(), method.labels.clone()
+    bank, labels = method.memory.features.clone(), method.memory.predictions.clone()
     out = method(batch)
     found = method.losses(out, batch, 0.4)
     f, z, rows = out["target"].features.detach(), out["target"].logits, batch["target"].row.tolist()
@@ -123,8 +123,10 @@ def test_atdoc_learns_what_its_neighbours_say(momentum: float) -> None:
     new = {row: (f[i] / f[i].norm(), square[i] / square.sum(0)) for i, row in enumerate(rows)}
     for row in range(30):
         one, two = new.get(row, (bank[row], labels[row]))
-        torch.testing.assert_close(method.bank[row], momentum * one + (1 - momentum) * bank[row])
-        torch.testing.assert_close(method.labels[row], momentum * two + (1 - momentum) * labels[row])
+        torch.testing.assert_close(method.memory.features[row], momentum * one + (1 - momentum) * bank[row])
+        torch.testing.assert_close(
+            method.memory.predictions[row], momentum * two + (1 - momentum) * labels[row]
+        )
 
 
 # Mean teacher

@@ -83,6 +83,7 @@ def test_a_report_changes_no_weight_and_no_number(overrides: tuple[str, ...], tm
         ("method=shot", "recipe=source_free"),
         ("data=digits", "model=tiny", "tuning=frozen", "trainer.eval_rows=40"),
         ("tuning=lora",),
+        ("trainer.precision=bf16",),
         ("data.protocol=split", "data.labeled_per_class=2", "method=finetune"),
     ],
 )
@@ -129,6 +130,15 @@ def test_kept_outputs_are_those_of_the_checkpoint_asked_for(tmp_path: Path) -> N
     assert kept.features.shape == kept.features_before.shape == (20, 64)
     assert not np.array_equal(kept.features, kept.features_before)
     assert f"the pick of source_val (epoch {pick['epoch']})" in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_without_features_and_samples(tmp_path: Path) -> None:
+    finished(tmp_path, "report.rows=0", "report.images=0", "report.embedding=tsne", report=True)
+    kept = outputs.read(outputs.path(tmp_path, "adapt"))
+    assert (len(kept.features), len(kept.source_y), len(kept.shown)) == (0, 0, 0)
+    text = (tmp_path / "report.html").read_text()
+    assert "Confusion matrix" in text
+    assert "t-SNE" not in text
 
 
 def test_a_stage_is_compared_with_the_one_before_it(tmp_path: Path) -> None:
@@ -196,8 +206,10 @@ def test_a_failure_is_told_and_the_run_is_done(
 
 
 def test_results_of_an_earlier_run_in_the_folder_go(tmp_path: Path) -> None:
-    finished(tmp_path, report=True)
+    finished(tmp_path, "predictions=csv", report=True)
+    assert list((tmp_path / "predictions").iterdir())
     finished(tmp_path)
+    assert not list((tmp_path / "predictions").iterdir())
     assert not (tmp_path / "report.html").exists()
     assert not outputs.path(tmp_path, "adapt").exists()
     assert "This run kept no outputs" in page.write(tmp_path).read_text()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONFIGS, Tlrun, composed
+from conftest import CONFIGS, Tlrun, composed, walk
 from test_configs import needs
 
 from tl_runner.callbacks import WholeFiles
@@ -110,7 +110,7 @@ def test_kills_at_random_moments(seed: int, tmp_path: Path, tlrun: Tlrun) -> Non
     assert_same(whole, killed)
 
 
-@pytest.mark.parametrize("method", CONFIGS["method"])
+@pytest.mark.parametrize("method", walk(CONFIGS["method"]))
 def test_every_method_resumes(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Teachers, memory banks and centroids are in the checkpoint, or follow from what is."""
     config = composed("trainer=smoke", "trainer.epochs=3", f"method={method}", *needs(method))

@@ -193,6 +193,15 @@ def test_status_of_the_failed(error: BaseException, state: str, why: str, tmp_pa
     assert status.read(tmp_path) == (state, why)
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(DataError, match="cannot write into the run's folder"),
+        status.recorded(tmp_path / "file"),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"state": "happy"}'])
 def test_a_broken_status(text: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a")

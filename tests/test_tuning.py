@@ -33,6 +33,7 @@ from tl_runner.tuning import (
     LoRA,
     NormOnly,
     Tuning,
+    parameter_table,
     shown,
 )
 from tl_runner.types import DataInfo
@@ -538,6 +539,19 @@ def test_nothing_left_to_train(tmp_path: Path) -> None:
     config = composed("trainer=smoke", "method=shot", "recipe=source_free", "tuning=linear_probe")
     with pytest.raises(UserError, match="no parameter trains: the tuning and the method"):
         run(config, tmp_path)
+
+
+def test_the_numbers_on_the_page() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "tuning.md").read_text()
+    rows = {c[1].strip(" `"): c[3] for c in (line.split("|") for line in page.splitlines()) if len(c) == 5}
+    backbone = composed("model=efficientnet_lite0")["model"]["backbone"]["name"]
+    for name in CONFIGS["tuning"]:
+        net = model(partial(backbones.timm, backbone, "none"), (3, 32, 32), neck="none")
+        tuning = TUNINGS[name]() if name != "lora" else LoRA()
+        tuning.apply(net)
+        [(_, train, every), *_] = parameter_table(net)
+        assert f"{train:,}" in rows[name], name
+        assert f"{every:,}" in page
 
 
 def test_the_table_of_what_trains() -> None:

@@ -18,7 +18,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from tl_runner.run import build
+from tl_runner.building import build
 from tl_runner.types import Collected
 from tl_runner.validators import class_share, density, snd
 from tl_runner.validators.bnm import NuclearNorm

@@ -24,7 +24,8 @@ def test_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     (wheel,) = wheels.glob("tl_runner-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {f"tl_runner/{f.relative_to(ROOT).as_posix()}" for f in (ROOT / "conf").rglob("*.yaml")}
-    assert shipped | {"tl_runner/report/page.html.jinja"} <= set(names)
+    shipped |= {f.relative_to(ROOT).as_posix() for f in (ROOT / "tl_runner").rglob("*.jinja")}
+    assert shipped <= set(names)
     assert not [n for n in names if n.startswith(("tests", "scripts", "conf/"))]
     subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True)
     # -S would lose the dependencies; an empty PYTHONPATH entry would find the checkout.

@@ -23,10 +23,11 @@ tlrun: transfer-learning and domain-adaptation experiments from config files
   tlrun data=folder data.root=photos data.source=old_camera data.target=new_camera
   tlrun -m method=source_only,mmd,dann seed=0,1,2          every combination
   tlrun list [methods|data|models|...]         what can be chosen, with citations
+  tlrun diagnose data=office31 model=a,b       before training: how far domains are apart, backbones ranked
   tlrun report RUNS ...                        compare runs: tables, tests, figures (folders, searched)
-  tlrun resume RUN_DIR                         go on with a killed run
-  tlrun study RUNS                             how well validators select, over many runs
+  tlrun study RUNS ...                         how well validators select, over many runs
   tlrun predict RUN_DIR [--pick im]            what its checkpoint says of each sample, as CSV or Parquet
+  tlrun resume RUN_DIR                         go on with a killed run
 
   --cfg job             print the composed config and stop
   -m, --multirun        run every combination of comma-separated values
@@ -37,10 +38,10 @@ Groups (GROUP=OPTION):
 {groups}
 
 Results go to outputs/<date>/<time>/ (multirun/<date>/<time>/<overrides>/ with -m): results.json,
-metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/, and after a single run report.html.
+metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/; after a single run report.html, after -m report/.
 """
 
-COMMANDS = ("list", "predict", "report", "resume", "study")
+COMMANDS = ("diagnose", "list", "predict", "report", "resume", "study")
 """`tlrun COMMAND ...`: each a module of `commands` with `main(arguments, own)`, `own` being the user's own
 config folders."""
 
@@ -79,7 +80,8 @@ def _groups(folders: list[Path]) -> str:
 
     lines = []
     for group, options in groups(folders).items():
-        text = ", ".join(options)
+        # A folder of options stands for them: `tlrun list experiments` has each.
+        text = ", ".join(dict.fromkeys(re.sub("/.*", "/...", option) for option in options))
         lines += textwrap.wrap(text, 108, initial_indent=f"  {group:<16}", subsequent_indent=" " * 18)
     return "\n".join(lines)
 

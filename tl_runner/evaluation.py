@@ -96,7 +96,9 @@ class View:
     device: torch.device
 
     def ask(self, predict: Predict, rows: Rows, limit: int | None = None) -> Iterator[tuple[Tensor, Outputs]]:
-        """(row, outputs) of batches, in order, on the CPU in float32."""
+        """(row, outputs) of batches, in order, on the CPU in float32; nothing of no rows."""
+        if not len(rows):
+            return
         settings = self.stage.trainer
         precision = settings.lightning_precision(self.device)
         half = torch.bfloat16 if precision.startswith("bf16") else torch.float16

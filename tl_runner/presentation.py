@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import rich
 import torch
 from PIL import Image
+from rich.text import Text
 
 from .data.domains import Prepared
 from .data.loader import Rows, generator
@@ -32,7 +34,9 @@ THUMBNAIL = 96
 
 def clear(folder: Path, stages: Collection[str]) -> None:
     """Remove what an earlier run left in the folder: it would pass for this one's."""
-    for file in (folder / "results.json", folder / "report.html", *(outputs.path(folder, s) for s in stages)):
+    tables = [f for s in stages for f in folder.glob(f"predictions/{glob.escape(s)}-*") if f.is_file()]
+    kept = [outputs.path(folder, s) for s in stages]
+    for file in (folder / "results.json", folder / "report.html", *kept, *tables):
         file.unlink(missing_ok=True)
 
 
@@ -60,7 +64,7 @@ def write_report(run: Finished, reporting: Reporting) -> Path:
 
     with rich.get_console().status("report.html") as status:
         for name, model in run.walk():
-            status.update(f"report.html: outputs before and after stage {name}")
+            status.update(Text(f"report.html: outputs before and after stage {name}"))
             outputs.write(outputs.path(run.folder, name), observe(run, reporting, name, model))
     return page.write(run.folder)
 
@@ -256,12 +260,11 @@ def _thumbnails(rows: Rows) -> npt.NDArray[np.uint8] | None:
 @contextmanager
 def _told_once() -> Iterator[None]:
     """What the run has said of its parts, it need not say again."""
-    package, own = logging.getLogger(__package__), log
-    levels = package.level, own.level
+    package, levels = logging.getLogger(__package__), (logging.getLogger(__package__).level, log.level)
+    log.setLevel(log.getEffectiveLevel())
     package.setLevel(logging.WARNING)
-    own.setLevel(logging.INFO)
     try:
         yield
     finally:
-        package.setLevel(levels[0])
-        own.setLevel(levels[1])
+        for logger, level in zip((package, log), levels, strict=True):
+            logger.setLevel(level)

@@ -2,53 +2,38 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
-import platform
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import rich
-import torch
 import yaml
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
-from . import trained
+from .building import Config, build, build_model, build_stage, check_start, prepare, sample_shape
 from .callbacks import as_csv
-from .data.augment import Augment
 from .data.domains import Prepared
-from .data.loader import key
-from .errors import DataError, UserError
+from .environment import environment, keep_memory
+from .errors import DataError
 from .evaluation import Finished
 from .files import replace_text
 from .fitted import Fitted, restore, store
-from .methods.combined import Builder, Combined, Extra, classes
-from .nn.model import Model
-from .parts import named, of_extra
+from .parts import named
 from .presentation import clear, finish
 from .report.summary import show, where
 from .reporting import Reporting
 from .schema import check
 from .selection import sees_target_labels, value_of
-from .stage import Stage, fit, source_accuracy
+from .stage import fit, source_accuracy
 from .types import DataInfo
 
 log = logging.getLogger(__name__)
 # What Lightning says of hardware and progress, the run says itself.
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-
-Config = dict[str, Any]
 
 
 def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
@@ -69,21 +54,21 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     started = time.perf_counter()
     check(config)
     sees = sees_target_labels(config["objective"], config["metrics"])
-    _keep_memory()
+    keep_memory()
     folder.mkdir(parents=True, exist_ok=True)
     clear(folder, config["recipe"]["stages"])
     if config["init_from"] is not None:  # Wherever the run may be resumed from.
         config = {**config, "init_from": str(Path(config["init_from"]).expanduser().absolute())}
     replace_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    stages = {name: _stage(name, config) for name in config["recipe"]["stages"]}
-    _check_start(stages, config["init_from"])
+    stages = {name: build_stage(name, config) for name in config["recipe"]["stages"]}
+    check_start(stages, config["init_from"])
     reporting: Reporting = build(config["report"])
 
-    data = _prepare(config, stages)
+    data = prepare(config, stages)
     _describe(config, data)
-    data = replace(data, info=replace(data.info, shape=_shape(data, build(config["augment"]))))
+    data = replace(data, info=replace(data.info, shape=sample_shape(data, build(config["augment"]))))
     _remember(data, folder, resume)
-    model = _model(config, data)
+    model = build_model(config, data)
 
     fitted: dict[str, Fitted] = {}
     before = source_accuracy(next(iter(stages.values())), model, data) if "head" in model.trained else None
@@ -125,7 +110,9 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     }
     replace_text(folder / "results.json", json.dumps(results, indent=2))
     show(results, rich.get_console())
-    finish(Finished(folder, stages, data, partial(_model, config, data)), reporting, config["predictions"])
+    finish(
+        Finished(folder, stages, data, partial(build_model, config, data)), reporting, config["predictions"]
+    )
     where(results, rich.get_console())
     return results
 
@@ -140,124 +127,17 @@ def reopen(folder: Path, config: Config) -> Finished:
         UserError: if the data has other classes or another shape than the model.
     """
     check(config)
-    stages = {name: _stage(name, config) for name in config["recipe"]["stages"]}
+    stages = {name: build_stage(name, config) for name in config["recipe"]["stages"]}
     told = json.loads((folder / "data.json").read_text())
-    data = _prepare(config, stages, tuple(told["classes"]))
-    data = replace(data, info=replace(data.info, shape=_shape(data, build(config["augment"]))))
+    data = prepare(config, stages, tuple(told["classes"]))
+    data = replace(data, info=replace(data.info, shape=sample_shape(data, build(config["augment"]))))
     for what, now in (("classes", list(data.info.classes)), ("shape", list(data.info.shape))):
         if told[what] != now:
             raise DataError(f"the run's model knows {what} {told[what]}, and this data has {now}")
     # A method may remember every sample that it was trained on.
     sizes = {role: told["rows"].get(role, size) for role, size in data.info.sizes.items()}
     data = replace(data, info=replace(data.info, sizes=sizes))
-    return Finished(folder, stages, data, partial(_model, config, data))
-
-
-def _keep_memory() -> None:
-    """Let the C library keep freed buffers.
-
-    glibc returns every large one to the system and fetches zeroed pages for the next: on a CPU that took
-    most of the time of an EfficientNet's forward pass (24 images/s against 96 with batches of 64).
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        mmap_max, trim_threshold, top_pad = -4, -1, -2
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(top_pad, 64 << 20)
-
-
-def build(node: Any) -> Any:
-    """The object that a config node describes.
-
-    Raises:
-        UserError: as the object's constructor raised it.
-    """
-    try:
-        return instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__
-        raise cause or error from None
-
-
-def _stage(name: str, config: Config) -> Stage:
-    """A stage of the recipe; what it leaves null it takes from the run."""
-    given = {k: v for k, v in (config["recipe"]["stages"][name] or {}).items() if v is not None}
-    node: dict[str, Any] = {
-        k: given.get(k, config[k]) for k in ("method", "tuning", "optim", "augment", "trainer")
-    }
-    if "epochs" in given:
-        node["trainer"] = {**node["trainer"], "epochs": given["epochs"]}
-    return Stage(
-        name=name,
-        method=method_builder(node["method"]),
-        tuning=build(node["tuning"]),
-        optim=build(node["optim"]),
-        augment=build(node["augment"]),
-        trainer=build(node["trainer"]),
-        validators=build(config["validators"]),
-        metrics=build(config["metrics"]),
-        seed=config["seed"],
-        workers=config["data"]["workers"],
-        cache=Path(config["paths"]["cache"]).expanduser(),
-    )
-
-
-def method_builder(node: Config) -> Builder:
-    """A method still to be given (model, info). A dataclass passed through instantiate() would become a config."""
-    plain = {k: v for k, v in node.items() if k not in ("extra", "method")}
-    if "method" in node:
-        plain["method"] = method_builder(node["method"])
-    built: Builder = instantiate(plain, _partial_=True, _convert_="all")
-    if not node.get("extra"):
-        return built
-    extra = {}
-    for name, added in node["extra"].items():
-        share, method = of_extra(added)
-        extra[name] = Extra(method_builder(method), **share)
-    return partial(Combined, method=built, extra=extra)
-
-
-def _check_start(stages: Mapping[str, Stage], init_from: str | None) -> None:
-    first = next(iter(stages.values()))
-    for method in classes(first.method):
-        if method.source_free and init_from is None:
-            raise UserError(
-                f"method {method.__name__} adapts a trained model, and stage '{first.name}' has none to start "
-                "from: add recipe=source_free, which trains one on the source first, or init_from=RUN_DIR"
-            )
-
-
-def _prepare(config: Config, stages: Mapping[str, Stage], known: tuple[str, ...] | None = None) -> Prepared:
-    """The data, without a source that no stage may see; then a trained model says what its classes are.
-
-    Args:
-        known: those classes, where they need not be looked for in the run that it starts from.
-    """
-    node = config["data"]
-    if config["init_from"] is not None:
-        if node["source"] and all(any(m.source_free for m in classes(s.method)) for s in stages.values()):
-            log.info("no stage reads the source: it is not opened")
-            node = {**node, "source": None}
-        if known is None and "head" in config["init_parts"]:
-            known = trained.classes(config["init_from"])
-    prepared: Prepared = build(node).prepare(known)
-    return prepared
-
-
-def _model(config: Config, data: Prepared) -> Model:
-    pl.seed_everything(key(config["seed"], "model") % 2**32, verbose=False)
-    node = config["model"]
-    if config["init_from"] is not None and "backbone" in config["init_parts"]:
-        node = trained.unread(node, config["init_from"])
-    model: Model = instantiate(node, _partial_=True, _convert_="all")(info=data.info)
-    if config["init_from"] is not None:
-        model.past["init_from"] = trained.start(
-            model, config["init_from"], config["init_parts"], data.info, config["model"]["backbone"]
-        )
-        model.trained = set(config["init_parts"])
-    return model
+    return Finished(folder, stages, data, partial(build_model, config, data))
 
 
 def _remember(data: Prepared, folder: Path, resume: bool) -> None:
@@ -277,17 +157,6 @@ def _remember(data: Prepared, folder: Path, resume: bool) -> None:
         changed = [k for k, v in told.items() if before.get(k) != v]
         raise DataError(f"the data has changed since this run began ({', '.join(changed)}): start a new run")
     replace_text(file, json.dumps(told, indent=2))
-
-
-def _shape(data: Prepared, augment: Augment) -> tuple[int, ...]:
-    """Of a sample as the model sees it."""
-    stored = data.info.shape
-    if len(stored) == 1:
-        return stored
-    size = augment.size or stored[0]
-    if size > stored[0]:
-        raise UserError(f"model.size={size} is larger than the stored images, model.resize={stored[0]}")
-    return (stored[2], size, size)
 
 
 def _describe(config: Config, data: Prepared) -> None:
@@ -325,37 +194,4 @@ def _story(fitted: Fitted) -> dict[str, Any]:
         },
         "timing": fitted.timing,
         "parameters": fitted.parameters,
-    }
-
-
-def environment(data_fingerprint: str) -> dict[str, Any]:
-    """What a reader needs to judge or repeat the numbers."""
-
-    def git(*command: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *command], capture_output=True, text=True, timeout=10, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    packages = (
-        "tl-runner",
-        "torch",
-        "torchvision",
-        "timm",
-        "pytorch-lightning",
-        "torchmetrics",
-        "hydra-core",
-    )
-    return {
-        "command": sys.argv[1:],
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        "platform": platform.platform(),
-        "cpu": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        # Of the folder the run was started in: the user's code, not this package's.
-        "git": {"revision": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))},
-        "data": data_fingerprint,
     }

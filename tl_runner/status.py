@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import psutil
 
-from .errors import UserError, reason
+from .errors import DataError, UserError, reason
 from .files import replace_text
 
 NAME = "status.json"
@@ -24,6 +24,9 @@ def recorded(folder: Path) -> Iterator[None]:
     """Write down that a run is alive in the folder, and how it ended.
 
     A killed process leaves `running`, with its own number and time of birth.
+
+    Raises:
+        DataError: if the folder cannot be written.
     """
     process = psutil.Process()
     told: dict[str, Any] = {
@@ -35,20 +38,22 @@ def recorded(folder: Path) -> Iterator[None]:
     }
 
     def ended(state: State, why: str = "") -> None:
-        replace_text(
-            folder / NAME, json.dumps({**told, "state": state, "why": why, "ended": _now()}, indent=2)
-        )
+        text = json.dumps({**told, "state": state, "why": why, "ended": _now()}, indent=2)
+        with suppress(OSError):  # A full disk must not hide what happened.
+            replace_text(folder / NAME, text)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / NAME, json.dumps(told, indent=2))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(folder / NAME, json.dumps(told, indent=2))
+    except OSError as error:
+        raise DataError(f"cannot write into the run's folder {folder} ({reason(error)})") from error
     try:
         yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        ended("unfinished", "interrupted" if isinstance(stop, KeyboardInterrupt) else "terminated")
+        raise
     except BaseException as error:
-        with suppress(OSError):  # A full disk must not hide what happened.
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                ended("unfinished", "interrupted" if isinstance(error, KeyboardInterrupt) else "terminated")
-            else:
-                ended("failed", str(error) if isinstance(error, UserError) else reason(error))
+        ended("failed", str(error) if isinstance(error, UserError) else reason(error))
         raise
     ended("done")
 

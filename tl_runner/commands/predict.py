@@ -54,8 +54,9 @@ def main(arguments: list[str], own: list[Path]) -> None:
 
     from omegaconf import OmegaConf
 
+    from ..building import build
     from ..presentation import write_predictions, write_report
-    from ..run import build, reopen
+    from ..run import reopen
 
     merged: Any = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(changed)))
     run = reopen(told.run, merged)

@@ -78,9 +78,11 @@ def _compare(runs: list[Run], given: argparse.Namespace) -> None:
     comparison = compare(runs, by, over, given.metric, given.pick, given.pairs, given.ignore)
     made = tables(comparison, given.ci)
     console = rich.get_console()
-    for table in made:
-        console.print(terminal(table, console.width))
-    write(comparison, made, out)
+    try:  # Before the tables, which a closed pipe may cut short; and these whatever became of the files.
+        write(comparison, made, out)
+    finally:
+        for table in made:
+            console.print(terminal(table, console.width))
     console.print(f"Comparison: {out}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -44,7 +44,7 @@ def dispersion(logits: Tensor) -> Tensor:
     Returns:
         Scalar in [0, N − 1].
 
-    >>> dispersion(torch.tensor([[99.0, 0.0], [99.0, 0.0], [0.0, 99.0]])).item() * 3
+    >>> round(3 * dispersion(torch.tensor([[99.0, 0.0], [99.0, 0.0], [0.0, 99.0]])).item(), 4)
     2.0
     """
     p = F.softmax(logits, dim=1)

@@ -54,10 +54,11 @@ def baselines(comparison: Comparison, row: Row) -> dict[str, Row]:
     """
     found: dict[str, Row] = {}
     others = [other for other in comparison.rows if other is not row]
-    labels = row.config.get("data.labeled_per_class", 0) not in (0, None)
-    for name in ("source_only", *(("finetune", "target_only") if labels else ())):
+    labels = any(row.config.get(f"data.{key}") for key in ("labeled_per_class", "label_fraction"))
+    names = ("source_only", *(("finetune", "target_only") if labels else ()))
+    for name in () if row.method in names else names:
         same = [o for o in others if o.method == name and _task(o.config) == _task(row.config)]
-        if same and row.method not in (*(("finetune", "target_only") if labels else ()), name):
+        if same:
             found[name] = min(same, key=lambda o: len(differing([o.config, row.config])))
     for other in others:
         if other.config.get(WEIGHTS) == "none" and differing([other.config, row.config]) == [WEIGHTS]:

@@ -91,12 +91,9 @@ class Comparison:
 
     @cached_property
     def rivals(self) -> list[Row]:
-        """The rows that are ranked and tested: complete, and no bound."""
-        return [row for row in self.rows if not row.bound and not self._lacks_transfer(row)]
-
-    def _lacks_transfer(self, row: Row) -> bool:
-        found = self.scores[self.pick][row.name].groupby(level="transfer").count()
-        return bool((found == 0).any())
+        """The rows that are ranked and compared with the best: those that have an average, and are no bound."""
+        known = statistics.averages(self.better()).notna().any()
+        return [row for row in self.rows if known[row.name] and not row.bound]
 
     def missing(self) -> list[str]:
         """For each row without some transfer or seed that others have: which."""

@@ -131,18 +131,15 @@ class Stage:
 
     def _predictions(self, outputs: StageOutputs) -> None:
         about = outputs.about
-        where = {"target": "of the target", "source_val": "held out of the source"}.get(
-            about.rows, "held out"
-        )
-        count = f"{len(outputs.predicted)}" + (
-            f" of {about.total}" if about.total > len(outputs.predicted) else ""
-        )
+        sets = {"target": "of the target", "source_val": "held out of the source"}
+        where, rows = sets.get(about.rows, "held out"), len(outputs.predicted)
+        count = f"{rows} of {about.total}" if about.total > rows else str(rows)
         checkpoint = "the last epoch" if about.checkpoint == "last" else f"the pick of {about.checkpoint}"
         self.section.about.append(
             f"What follows is of {checkpoint} (epoch {about.epoch}), on {count} rows {where}: "
             f"{', '.join(about.domains)}."
         )
-        if not len(outputs.predicted):
+        if not rows:
             return
         if outputs.y is None:
             self.section.labelled = False
@@ -161,7 +158,7 @@ class Stage:
         else:
             self._labelled(outputs, outputs.y)
         self._embedding(outputs)
-        self.section.rows = samples(outputs)
+        self.section.samples = samples(outputs)
 
     def _labelled(self, outputs: StageOutputs, y: figures.Ints) -> None:
         classes = outputs.about.classes
@@ -181,23 +178,7 @@ class Stage:
             f"{100 * right.mean():.1f} percent of all rows are on the diagonal",
             lambda: figures.confusion(table, classes, CONFUSED),
         )
-        after = accuracies(table)
-        named, before, text = (
-            "before",
-            None,
-            (
-                "There is nothing to compare with: the stage began with an untrained head, and the run had no "
-                "report.baseline."
-            ),
-        )
-        if outputs.predicted_baseline is not None:
-            known = outputs.predicted_baseline >= 0
-            named = f"baseline {outputs.about.baseline}"
-            before = accuracies(figures.counts(y[known], outputs.predicted_baseline[known], len(classes)))
-            text = f"From the baseline, the run {outputs.about.baseline}, to this run."
-        elif outputs.predicted_before is not None:
-            before = accuracies(figures.counts(y, outputs.predicted_before, len(classes)))
-            text = "From the model that the stage started with to the one it left."
+        after, (named, before, text) = accuracies(table), self._earlier(outputs, y)
         present = int((rows > 0).sum())
         if present > LISTED:
             text += f" {LISTED} of {present} classes: both ends of the order."
@@ -217,6 +198,25 @@ class Stage:
             "A calibrated model is right as often as it is confident. ECE is the mean gap over the rows.",
             f"expected calibration error {figures.calibration(outputs.confidence, right).ece:.3f}",
             lambda: figures.reliability(outputs.confidence, right),
+        )
+
+    def _earlier(self, outputs: StageOutputs, y: figures.Ints) -> tuple[str, figures.Floats | None, str]:
+        """What the accuracy of each class is compared with: its name, its accuracies, and a sentence."""
+        classes, baseline = len(outputs.about.classes), outputs.about.baseline
+        if outputs.predicted_baseline is not None:
+            known = outputs.predicted_baseline >= 0
+            before = accuracies(figures.counts(y[known], outputs.predicted_baseline[known], classes))
+            return f"baseline {baseline}", before, f"From the baseline, the run {baseline}, to this run."
+        if outputs.predicted_before is not None:
+            before = accuracies(figures.counts(y, outputs.predicted_before, classes))
+            return "before", before, "From the model that the stage started with to the one it left."
+        return (
+            "before",
+            None,
+            (
+                "There is nothing to compare with: the stage began with an untrained head, and the run had no "
+                "report.baseline."
+            ),
         )
 
     def _embedding(self, outputs: StageOutputs) -> None:
@@ -266,9 +266,8 @@ class Stage:
             return list(range(classes)), ""
         if outputs.y is None:
             often = np.argsort(-np.bincount(outputs.predicted, minlength=classes), kind="stable")
-            return sorted(
-                int(k) for k in often[:COLOURED]
-            ), f"Coloured: the {COLOURED} most predicted classes."
+            chosen = sorted(int(k) for k in often[:COLOURED])
+            return chosen, f"Coloured: the {COLOURED} most predicted classes."
         table = figures.counts(outputs.y, outputs.predicted, classes)
         return figures.most_confused(table, COLOURED), f"Coloured: the {COLOURED} most confused classes."
 

@@ -94,7 +94,7 @@ def write(file: Path, outputs: StageOutputs) -> None:
         {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None},
         {"about": json.dumps(outputs.about.__dict__)},
     )
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     replace_bytes(file, content)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -11,13 +12,15 @@ from typing import Any
 import pandas as pd
 import rich
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
+from jinja2 import UndefinedError
+from rich.text import Text
 
 from ..errors import DataError, reason
 from ..files import replace_bytes
 from . import outputs, runs
 from .content import Stage
 from .embedding import Embedding
+from .html import render
 from .section import Section
 from .style import style
 
@@ -62,7 +65,7 @@ def _sections(
     results: Mapping[str, Any],
     history: Mapping[str, pd.DataFrame],
     how: Any,
-    update: Callable[[str], None],
+    update: Callable[[Text], None],
 ) -> list[Section]:
     """One for each stage.
 
@@ -73,7 +76,7 @@ def _sections(
     places: dict[bytes, Any] = {}
 
     def tell(what: str) -> None:
-        update(f"{NAME}: {what}")
+        update(Text(f"{NAME}: {what}"))
 
     return [
         Stage(
@@ -120,30 +123,25 @@ def _save_figures(folder: Path, sections: list[Section]) -> None:
     place = inside(folder, FIGURES)
     place.mkdir(exist_ok=True)
     made = {
-        f"{section.name}-{shown.key}.png": shown.png
+        f"{section.name}-{shown.key}.png".replace("/", "_"): shown.png
         for section in sections
         for shown in section.curves + section.figures
         if shown.png
     }
-    for file in place.glob("*.png"):
-        if file.name not in made:  # An older page's.
-            file.unlink()
+    for section in sections:
+        for file in place.glob(f"{glob.escape(section.name.replace('/', '_'))}-*.png"):
+            if file.name not in made:  # An older page's.
+                file.unlink()
     for name, content in made.items():
         replace_bytes(inside(place, name), content)
 
 
 def _render(folder: Path, results: Mapping[str, Any], sections: list[Section]) -> str:
-    environment = Environment(
-        loader=PackageLoader(__package__, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     told = results.get("environment", {})
-    return environment.get_template("page.html.jinja").render(
+    return render(
+        "page",
         title=f"{sections[-1].method}: {results['data']}".replace(" -> ", " → "),
-        folder=str(folder),
+        folder=str(folder.resolve()),
         results=results,
         objective=results.get("objective"),
         sections=sections,

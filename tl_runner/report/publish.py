@@ -11,7 +11,6 @@ from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from ..errors import DataError, reason
@@ -19,6 +18,7 @@ from ..files import replace_bytes
 from . import statistics
 from .comparison import Comparison
 from .cost import costs
+from .html import render
 from .plots import CAPTIONS, plots
 from .render import latex, latex_text, markdown
 from .style import DPI, png, style
@@ -95,12 +95,6 @@ def _html(
     figures: Mapping[str, Figure],
     images: Mapping[str, bytes],
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader("tl_runner.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
     shown = [
         {
             "caption": CAPTIONS[name],
@@ -109,8 +103,7 @@ def _html(
         }
         for name, image in images.items()
     ]
-    page = environment.get_template("comparison.html.jinja")
-    return page.render(title=title, about=about, tables=tables, figures=shown) + "\n"
+    return render("comparison", title=title, about=about, tables=tables, figures=shown)
 
 
 def _runs(comparison: Comparison) -> pd.DataFrame:

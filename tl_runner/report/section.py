@@ -34,7 +34,7 @@ class Shown:
 
 
 @dataclass
-class Row:
+class Sample:
     """A sample looked at by itself: what it is taken for, and what it is."""
 
     name: str
@@ -58,20 +58,20 @@ class Section:
     figures: list[Shown] = field(default_factory=list)
     confusions: list[Confusion] = field(default_factory=list)
     classes: list[list[str]] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     labelled: bool = True
     cost: list[tuple[str, str]] = field(default_factory=list)
 
 
-def samples(outputs: StageOutputs) -> list[Row]:
-    about = outputs.about
-    pictures = outputs.thumbnails
+def samples(outputs: StageOutputs) -> list[Sample]:
+    """Those that are looked at one by one."""
+    about, pictures = outputs.about, outputs.thumbnails
     found = []
     for i, row in enumerate(outputs.shown):
         k, p = int(outputs.predicted[row]), outputs.probabilities[i]
         true = None if outputs.y is None else int(outputs.y[row])
         found.append(
-            Row(
+            Sample(
                 _place(about.names[row], about.domains, int(outputs.domain[row])),
                 about.classes[k],
                 float(p[k]),
@@ -129,6 +129,7 @@ def class_table(table: Ints, classes: list[str], before: Floats | None) -> list[
 
 
 def cost(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Epochs, time, memory and parameters of a stage: what it is, and how much."""
     timing = results["timing"]
     found = [("epochs", str(results["epochs"]))]
     for key, what, unit in (

@@ -106,13 +106,13 @@ def _scores(comparison: Comparison, spread: Spread, ci: bool) -> Table:
         )
     if ranked:
         p = statistics.friedman(comparison.tested[list(ranks.index)])
-        test = (
+        told = (
             ""
             if p is None
-            else f"; Friedman's test of all being alike: p {p_value(p) if p < 0.001 else '= ' + p_value(p)}"
+            else f"; Friedman's test of all being alike: p {'' if p < 0.001 else '= '}{p_value(p)}"
         )
         table.notes.append(
-            f"Rank: the average over {_blocks(comparison, n)} that all ranked rows have{test}."
+            f"Rank: the average over {_blocks(comparison, n)} that all ranked rows have{told}."
         )
     if ci and len(average) < 5:
         table.notes.append("Bootstrap intervals from fewer than five seeds are too narrow.")

@@ -1,0 +1,58 @@
+"""The machine that a run is on."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+
+def keep_memory() -> None:
+    """Let the C library keep freed buffers.
+
+    glibc returns every large one to the system and fetches zeroed pages for the next: on a CPU that took
+    most of the time of an EfficientNet's forward pass (24 images/s against 96 with batches of 64).
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        mmap_max, trim_threshold, top_pad = -4, -1, -2
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(top_pad, 64 << 20)
+
+
+def environment(data_fingerprint: str) -> dict[str, Any]:
+    """What a reader needs to judge or repeat the numbers."""
+
+    def git(*command: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *command], capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    packages = (
+        "tl-runner",
+        "torch",
+        "torchvision",
+        "timm",
+        "pytorch-lightning",
+        "torchmetrics",
+        "hydra-core",
+    )
+    return {
+        "command": sys.argv[1:],
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "platform": platform.platform(),
+        "cpu": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        # Of the folder the run was started in: the user's code, not this package's.
+        "git": {"revision": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))},
+        "data": data_fingerprint,
+    }
