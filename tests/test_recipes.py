@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import doctest
 import json
+import re
+import shlex
 import shutil
+import sys
 import tempfile
 from contextlib import nullcontext
 from functools import cache
@@ -16,6 +19,7 @@ import timm
 import torch
 import yaml
 from conftest import CONFIGS, Tlrun, composed, image_folders, save_image
+from hydra.core.global_hydra import GlobalHydra
 from test_configs import teacher_run
 from test_resume import assert_same
 
@@ -24,7 +28,9 @@ import tl_runner.run
 from tl_runner.data.loader import Rows
 from tl_runner.errors import DataError, UserError
 from tl_runner.module import TransferModule
+from tl_runner.preflight import preflight
 from tl_runner.run import run
+from tl_runner.search import own_configs, register
 from tl_runner.trained import backbone_of, teacher
 
 CLASSES = ["bike", "mug", "ruler"]
@@ -123,7 +129,7 @@ def test_own_recipe_and_folder_of_experiments(tlrun: Tlrun, tmp_path: Path) -> N
     for name, text in files.items():
         (own / name).parent.mkdir(parents=True, exist_ok=True)
         (own / name).write_text(text)
-    tlrun("-m", "experiment=pair", "hydra.sweep.dir=out")
+    done = tlrun("-m", "experiment=pair", "hydra.sweep.dir=out")
     found = {
         file.parent.name: [s["method"] for s in json.loads(file.read_text())["stages"].values()]
         for file in (tmp_path / "work" / "out").rglob("results.json")
@@ -131,8 +137,63 @@ def test_own_recipe_and_folder_of_experiments(tlrun: Tlrun, tmp_path: Path) -> N
     assert found == {"experiment=pair+a": ["mmd", "mmd"], "experiment=pair+b": ["coral"]}
     written = yaml.safe_load((tmp_path / "work" / "out" / "experiment=pair+a" / "config.yaml").read_text())
     assert written["recipe"]["stages"]["two"]["optim"] == {**written["optim"], "lr": 0.5}
+    # In the end, compared by the names of the experiments.
+    table = done.stdout[done.stdout.index("accuracy on the target at the last epoch") :]
+    words = [line.split()[0] for line in table.splitlines() if line.split()]
+    assert "experiment" in words
+    assert {"a", "b"} <= set(words[words.index("experiment") :][:4])
+    assert (tmp_path / "work" / "out" / "report" / "comparison.md").is_file()
     refused = tlrun("experiment=pair", check=False).stderr
     assert "experiment=pair is a folder of 2: add -m to run each, or choose one of pair/a, pair/b" in refused
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("line", [line for b in blocks("sh") for line in b.replace("\\\n", "").splitlines()])
+def test_the_commands_of_the_page_are_understood(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (text,) = blocks("yaml")
+    name = text.splitlines()[0].removeprefix("# ").partition(":")[0]
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    program, *arguments = shlex.split(line)
+    assert program == "tlrun"
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    GlobalHydra.instance().clear()
+    register(own_configs(arguments)[0])
+    preflight(arguments)
+
+
+def test_the_recipe_of_the_page(tmp_path: Path, tlrun: Tlrun) -> None:
+    (text,) = blocks("yaml")
+    file = tmp_path / "work" / text.splitlines()[0].removeprefix("# ").partition(":")[0]
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    tlrun("recipe=adapt_twice", "data.labeled_per_class=3", "trainer=smoke", "hydra.run.dir=run")
+    results = json.loads((tmp_path / "work" / "run" / "results.json").read_text())
+    assert [(s["method"], s["epochs"]) for s in results["stages"].values()] == [
+        *(("mmd", 2), ("self_training", 5), ("finetune", 2))
+    ]
+    finetune = results["config"]["recipe"]["stages"]["finetune"]
+    assert (finetune["method"]["label_smoothing"], finetune["optim"]["lr"]) == (0.1, 0.001)
+
+
+def test_the_page_names_every_recipe_and_stage() -> None:
+    rows = {
+        line.split("|")[1].strip(" `"): line
+        for line in PAGE.read_text().splitlines()
+        if line.startswith("| `")
+    }
+    assert set(rows) == set(CONFIGS["recipe"])
+    for recipe, row in rows.items():
+        assert all(f"`{stage}`" in row for stage in stages(recipe)), recipe
 
 
 # Stages

@@ -59,7 +59,8 @@ def after_sweep(folder: Path) -> None:
 
         runs = find([folder])
         if len(runs) > 1:
-            _compare(runs, _parser().parse_args([str(folder)]))
+            several = len({run.name("experiment") for run in runs}) > 1
+            _compare(runs, _parser().parse_args([str(folder), *(["--by", "experiment"] if several else [])]))
     except Exception as error:
         told = str(error) if isinstance(error, UserError) else reason(error)
         log.warning("the runs are not compared: %s", told)

@@ -239,7 +239,7 @@ def _best_first(comparison: Comparison) -> Comparison:
 def _notes(rows: Sequence[Row], by: Sequence[str], ignore: Sequence[str]) -> list[str]:
     notes = []
     keys = [key for key in differing([row.config for row in rows]) if not within(key, by)]
-    if keys:
+    if keys and "experiment" not in by:  # Experiments may differ in anything.
         groups = dict.fromkeys(".".join(key.split(".")[:3]) for key in keys)
         text = ", ".join(list(groups)[:12]) + (f" and {len(groups) - 12} more" if len(groups) > 12 else "")
         notes.append(f"The rows differ not only in {', '.join(by)}, but also in {text}.")

@@ -40,7 +40,7 @@ def check_keys(keys: Iterable[str], configs: Iterable[Config]) -> None:
     """
     known = {".".join(parts[:i]) for c in configs for k in c for parts in [k.split(".")] for i in range(1, 9)}
     for key in keys:
-        if key not in known:
+        if key not in known and key != "experiment":  # It is chosen, and leaves other keys.
             parent = key.rpartition(".")[0]
             beside = [k for k in known if k.rpartition(".")[0] == parent] or [
                 k for k in known if "." not in k
@@ -59,7 +59,7 @@ def label(run: Run, keys: Sequence[str]) -> str:
     parts = [" → ".join(domains)] if domains else []
     for key in keys:
         if key not in ("data.source", "data.target"):
-            plain = key == "method" or isinstance(run.value(key), Mapping)
+            plain = key in ("method", "experiment") or isinstance(run.value(key), Mapping)
             parts.append(run.name(key) if plain else f"{key.rpartition('.')[2]}={run.name(key)}")
     return ", ".join(parts) or "all"
 

@@ -88,6 +88,8 @@ class Run:
         """Of a dotted key's value, in a word: a method's as results have it, a group's as it was chosen."""
         if key == "method":
             return self.method
+        if key == "experiment":
+            return str(self._choices.get(key)).rpartition("/")[2]
         value = self.value(key)
         if isinstance(value, Mapping):
             chosen = self._choices.get(key)
