@@ -38,13 +38,14 @@ class LwF(Inside):
         **options: Any,
     ) -> None:
         earlier = Earlier(model, "lwf")
-        super().__init__(model, info, (earlier.reads,), **options)
+        super().__init__(model, info, () if earlier.own else (earlier.reads,), **options)
         self.weight, self.temperature, self.reads = weight, temperature, earlier.reads
         self.before = Still.copy(earlier)
         self.earlier_head = None if earlier.own else earlier.head
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
-        head = self.earlier_head or self.model.head
-        now, old = head(self.inside[self.reads]["labeled"]), self.before(batch["labeled"].x)
+        now, old = out["labeled"].logits, self.before(batch["labeled"].x)
+        if self.earlier_head is not None:
+            now = self.earlier_head(self.inside[self.reads]["labeled"])
         kept = distillation(now, old, self.temperature) / self.temperature**2
         return {**super().losses(out, batch, progress), "old": self.weight * kept}
