@@ -315,6 +315,26 @@ def test_pretraining_is_measured_against_none(tmp_path: Path) -> None:
     assert found.runs.difference == pytest.approx(50)
 
 
+def test_what_is_kept_of_the_source(small: Path) -> None:
+    """From stage to stage; of the points before the last, the best counts."""
+    assert not any("held-out source" in table.title for table in tables(compared(small)))
+    known = {
+        "mmd,b,0": {"adapt": 0.9, "finetune": 0.7},
+        "mmd,c,0": {"adapt": 0.8, "finetune": 0.7},
+        "source_only,b,0": {"init_from": 0.95, "source": 0.9, "adapt": 0.96},
+        "source_only,b,1": {"adapt": 0.1},
+    }
+    for name, accuracies in known.items():
+        file = small / name / "results.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"source_accuracy": accuracies}))
+    found = titled(tables(compared(small)), "held-out source")
+    assert found.head == ["method", "adapt", "finetune", "init_from", "source", "forgotten"]
+    assert cells(found) == {
+        "mmd": ["85.0 ± 7.1", "70.0 ± 0.0", "–", "–", "15.0 ± 7.1"],
+        "source_only": ["96.0", "–", "95.0", "90.0", "−1.0"],
+    }
+
+
 def test_transfers_as_pairs(tmp_path: Path) -> None:
     grid(tmp_path, {"source_only": {"b": [60, 62], "c": [70, NAN]}, "mmd": {"b": [70, 74], "c": [66, 68]}})
     comparison = compared(tmp_path, pairs="transfers")

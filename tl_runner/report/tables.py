@@ -13,6 +13,7 @@ from . import statistics
 from .baselines import BASELINES, Against, against
 from .comparison import LOWER, Comparison
 from .cost import costs, machines
+from .forgetting import source_accuracies
 from .statistics import ALPHA, FEWEST_SEEDS, averages
 from .words import LOSES, NONE, Spread, gain, number, p_value, picked, spread_of
 
@@ -49,6 +50,7 @@ def tables(comparison: Comparison, ci: bool = False) -> list[Table]:
     made = [_scores(comparison, spread, ci), _by_pick(comparison, spread)]
     made += [_against(comparison, name, found) for name, found in baselines if found]
     made += [_to_best(comparison)] if len(comparison.rivals) > 1 else []
+    made += _kept(comparison)
     made += [_cost(comparison)] if any(row.runs for row in comparison.rows) else []
     return [*made, _listed(comparison)] if comparison.listed else made
 
@@ -243,6 +245,24 @@ def _to_best(comparison: Comparison) -> Table:
         )
     table.notes += _of_p(comparison, results)
     return table
+
+
+def _kept(comparison: Comparison) -> list[Table]:
+    """Of the source, from stage to stage; nothing where no run has two points to compare."""
+    found = {row.name: source_accuracies(row.runs.values()) for row in comparison.rows}
+    points = dict.fromkeys(point for lines in found.values() for point in lines)
+    if not points:
+        return []
+    points["forgotten"] = points.pop("forgotten")  # Last.
+    title = "accuracy on held-out source data after each stage, in percent"
+    table = Table(title, [", ".join(comparison.by), *points])
+    spread = spread_of()
+    for name, lines in found.items():
+        if len(lines):
+            cells = [spread(lines[point]) if point in lines else NONE for point in points]
+            table.lines.append([Cell(name), *map(Cell, cells)])
+    table.notes.append("forgotten: the best of the points before the last, less the last.")
+    return [table]
 
 
 def _cost(comparison: Comparison) -> Table:

@@ -35,7 +35,7 @@ def _digits(metric: str) -> int:
 def number(value: float, metric: str) -> str:
     """One decimal of a percentage, three of anything else."""
     # Rounded twice: a mean that ends in 5 must not depend on the order in which it was summed.
-    return NONE if pd.isna(value) else f"{round(value, 9):.{_digits(metric)}f}"
+    return NONE if pd.isna(value) else f"{round(value, 9):.{_digits(metric)}f}".replace("-", "−")
 
 
 def gain(value: float, metric: str) -> str:
