@@ -181,6 +181,20 @@ def test_where_a_run_took_place_is_no_difference(tmp_path: Path) -> None:
     assert len(row.runs) == 2
 
 
+def test_each_seed_may_have_a_start_of_its_own(tmp_path: Path) -> None:
+    for method in ("shot", "nrc"):
+        for seed in (0, 1):
+            write_run(tmp_path / f"{method}{seed}", method, seed=seed, init_from=f"models/a-{seed}")
+    comparison = compared(tmp_path)
+    assert [row.name for row in comparison.rows] == ["nrc", "shot"]
+    assert any("started from different runs" in note for note in comparison.notes)
+    write_run(tmp_path / "other", "shot", seed=1, init_from="models/other")
+    assert {row.name for row in compared(tmp_path).rows} == {
+        *("nrc, init_from=models/a-0", "shot, init_from=models/a-0"),
+        *("nrc, init_from=models/a-1", "shot, init_from=models/a-1", "shot, init_from=models/other"),
+    }
+
+
 def test_what_only_looks_at_the_training_is_no_difference(tmp_path: Path) -> None:
     for seed, chunk in enumerate((1, 2)):
         validators = {"im": {"_target_": "IM"}, "snd": {"_target_": "SND", "chunk": chunk}}
@@ -362,6 +376,7 @@ LATEX = r"""
 \caption{accuracy on the target at the last epoch, in percent, mean $\pm$ standard deviation over seeds.
 $\downarrow$ loses to source\_only on that transfer; 2 seeds cannot tell that from chance, 3 can.
 Rank: the average over 4 pairs of transfer and seed that all ranked rows have.}
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%
 \begin{tabular}{lrrrr}
 \toprule
 method & a $\to$ b & a $\to$ c & average & rank \\
@@ -369,7 +384,7 @@ method & a $\to$ b & a $\to$ c & average & rank \\
 mmd & \textbf{72.0 $\pm$ 2.8} & 67.0 $\pm$ 1.4 $\downarrow$ & \textbf{69.5 $\pm$ 2.1} & \textbf{1.50} \\
 source\_only & 61.0 $\pm$ 1.4 & \textbf{70.0 $\pm$ 0.0} & 65.5 $\pm$ 0.7 & \textbf{1.50} \\
 \bottomrule
-\end{tabular}
+\end{tabular}}
 \end{table}
 """
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..errors import DataError, nearest
 from . import statistics
-from .keys import PLACE, Config, check_keys, config_of, differing, label, tell_apart, within
+from .keys import PLACE, Config, check_keys, config_of, differing, label, tell_apart, text_of, within
 from .runs import Run
 
 BY, OVER = ("method",), ("data.source", "data.target", "seed")
@@ -135,18 +135,20 @@ def compare(
     done, listed = _comparable(runs, metric, pick)
     configs = {run: config_of(run) for run in done}
     check_keys((*by, *over, *ignore), configs.values())
-    free = (*over, *ignore, *PLACE)
     judge = (f"validators.{pick}", f"metrics.{metric}")
     columns = tuple(key for key in over if key != "seed")
-    shared = [
-        {
+
+    def kept(config: Config, *free: str) -> Config:
+        """Without what may differ; of those that only look at the training, the ones that are looked at here."""
+        free = (*free, *ignore, *PLACE)
+        return {
             key: value
-            for key, value in configs[run].items()
-            # Of those that only look at the training, the ones that are looked at here.
+            for key, value in config.items()
             if not within(key, free) and (within(key, judge) or not within(key, ("validators", "metrics")))
         }
-        for run in done
-    ]
+
+    own_start = "init_from" not in by and _determined("init_from", [kept(configs[run]) for run in done])
+    shared = [kept(configs[run], *over, *(["init_from"] if own_start else [])) for run in done]
     placed = [{k: v for k, v in configs[run].items() if within(k, columns)} for run in done]
     names = tell_apart([label(run, by) for run in done], shared)
     transfers = tell_apart([label(run, columns) for run in done], placed)
@@ -167,6 +169,15 @@ def compare(
     scores = {p: _scores(made, metric, p) for p in dict.fromkeys(p for run in done for p in _picks(run))}
     comparison = Comparison(metric, pick, pairs, by, over, made, scores, listed, _notes(made, by, ignore))
     return _best_first(comparison)
+
+
+def _determined(key: str, configs: Iterable[Config]) -> bool:
+    """Whether configs that are alike but for a key are alike in it too: it says nothing that the others do not."""
+    values: dict[str, set[str]] = {}
+    for config in configs:
+        rest = {k: v for k, v in config.items() if k != key}
+        values.setdefault(text_of(rest), set()).add(text_of(config.get(key)))
+    return all(len(found) == 1 for found in values.values())
 
 
 def of_scores(scores: dict[str, pd.DataFrame]) -> Comparison:
@@ -253,6 +264,10 @@ def _notes(rows: Sequence[Row], by: Sequence[str], ignore: Sequence[str]) -> lis
         notes.append(
             f"No honest result, for the objective of its sweep looked at target labels: {', '.join(seeing[:3])}"
             + (f" and {len(seeing) - 3} more." if len(seeing) > 3 else ".")
+        )
+    if any(len({run.value("init_from") for run in row.runs.values()}) > 1 for row in rows):
+        notes.append(
+            "Runs of one row started from different runs (init_from), one for each transfer and seed."
         )
     if ignore:
         notes.append(f"Runs of one row may differ in {', '.join(ignore)}.")

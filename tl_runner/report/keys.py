@@ -69,11 +69,11 @@ def tell_apart(labels: Sequence[str], configs: Sequence[Config]) -> list[str]:
     told = list(labels)
     for name in dict.fromkeys(labels):
         same = [i for i, other in enumerate(labels) if other == name]
-        distinct = {_text(configs[i]): configs[i] for i in same}
+        distinct = {text_of(configs[i]): configs[i] for i in same}
         keys: list[str] = []
         apart = 1
         for key in differing(list(distinct.values())):
-            groups = {_text([c.get(k) for k in (*keys, key)]) for c in distinct.values()}
+            groups = {text_of([c.get(k) for k in (*keys, key)]) for c in distinct.values()}
             if len(groups) > apart:
                 keys, apart = [*keys, key], len(groups)
         texts = {
@@ -84,17 +84,18 @@ def tell_apart(labels: Sequence[str], configs: Sequence[Config]) -> list[str]:
             if list(texts.values()).index(full) < n:  # What was left out of long values told them apart.
                 texts[t] = f"{full} ({n + 1})"
         for i in same:
-            told[i] = texts[_text(configs[i])]
+            told[i] = texts[text_of(configs[i])]
     return told
 
 
 def differing(configs: Sequence[Config]) -> list[str]:
     """Keys whose values differ; a key that is not there is null."""
     keys = dict.fromkeys(key for config in configs for key in config)
-    return [key for key in keys if len({_text(c.get(key)) for c in configs}) > 1]
+    return [key for key in keys if len({text_of(c.get(key)) for c in configs}) > 1]
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """By which values are compared."""
     return json.dumps(value, sort_keys=True, default=str)
 
 

@@ -95,7 +95,8 @@ def latex_text(text: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """For the package booktabs; the best of a column in bold."""
+    """For the packages booktabs and graphicx: as wide as it is, but no wider than the text; the best of a column in
+    bold."""
 
     def cell(c: Cell) -> str:
         text = latex_text(c.text)
@@ -108,13 +109,14 @@ def latex(table: Table) -> str:
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{latex_text(' '.join([table.title + '.', *table.notes]))}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{l{columns}}}",
             r"\toprule",
             " & ".join(latex_text(head) for head in table.head) + r" \\",
             r"\midrule",
             *lines,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\end{table}",
             "",
         ]
