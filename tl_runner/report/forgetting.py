@@ -19,5 +19,5 @@ def source_accuracies(runs: Iterable[Run]) -> pd.DataFrame:
     found = [(run.results or {}).get("source_accuracy", {}) for run in runs]
     several = [pd.Series(known) * 100 for known in found if len(known) > 1]
     lines = pd.DataFrame([{**known, "forgotten": known[:-1].max() - known.iloc[-1]} for known in several])
-    order = sorted(lines, key=lambda point: {"init_from": 0, "forgotten": 2}.get(point, 1))
+    order = sorted(lines, key=lambda point: {"init_from": 0, "forgotten": 2}.get(str(point), 1))
     return lines[order]

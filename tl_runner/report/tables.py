@@ -250,10 +250,10 @@ def _to_best(comparison: Comparison) -> Table:
 def _kept(comparison: Comparison) -> list[Table]:
     """Of the source, from stage to stage; nothing where no run has two points to compare."""
     found = {row.name: source_accuracies(row.runs.values()) for row in comparison.rows}
-    points = dict.fromkeys(point for lines in found.values() for point in lines)
-    if not points:
+    known = dict.fromkeys(str(point) for lines in found.values() for point in lines)
+    if not known:
         return []
-    points["forgotten"] = points.pop("forgotten")  # Last.
+    points = [*(point for point in known if point != "forgotten"), "forgotten"]
     title = "accuracy on held-out source data after each stage, in percent"
     table = Table(title, [", ".join(comparison.by), *points])
     spread = spread_of()
