@@ -16,7 +16,7 @@ def source_accuracies(runs: Iterable[Run]) -> pd.DataFrame:
     the best of all points before the last, less the last (Chaudhry et al., Riemannian Walk for Incremental
     Learning, ECCV 2018, https://arxiv.org/abs/1801.10112). It is negative if the last stage made it better.
     """
-    found = [(run.results or {}).get("source_accuracy", {}) for run in runs]
+    found = [run.results.get("source_accuracy", {}) for run in runs if run.results]
     several = [pd.Series(known) * 100 for known in found if len(known) > 1]
     lines = pd.DataFrame([{**known, "forgotten": known[:-1].max() - known.iloc[-1]} for known in several])
     order = sorted(lines, key=lambda point: {"init_from": 0, "forgotten": 2}.get(str(point), 1))
