@@ -30,8 +30,15 @@ log = logging.getLogger(__name__)
 class WholeFiles(TorchCheckpointIO):
     """Writes a checkpoint beside its place, then renames it: no kill and no full disk leaves half a file.
 
-    Lightning's own goes through the temporary folder and a move, which is not atomic across file systems.
+    Lightning's own goes through the temporary folder and a move, which is not atomic across file systems. It also
+    executes what a checkpoint says, unless told not to: a run's folder may be a stranger's.
     """
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except Exception as error:
+            raise DataError(f"{path}: cannot be read as a checkpoint ({reason(error)})") from error
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -68,6 +69,15 @@ def check_root(config: Mapping[str, Any]) -> list[str]:
     stages = (config.get("recipe") or {}).get("stages")
     if not isinstance(stages, Mapping) or not stages:
         return [*problems, "recipe.stages: expected at least one stage"]
+    problems += [
+        f"{group}: a name becomes a file's: expected letters, digits, _ and -, got {name!r}"
+        for group, names in (
+            *(("validators", config.get("validators")), ("metrics", config.get("metrics"))),
+            ("recipe.stages", stages),
+        )
+        for name in names or ()
+        if not re.fullmatch(r"[\w-]+", str(name))
+    ]
     for name, stage in stages.items():
         for key in stage or {}:
             if key not in STAGE:

@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from .errors import DataError, UserError
 from .nn.model import Model
 from .nn.weights import mismatch, of_checkpoint
+from .trust import check_trust
 from .types import DataInfo
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,9 @@ def teacher(run: str | None = None) -> Model | None:
         )
     told = _data(folder)
     info = DataInfo(tuple(told["classes"]), tuple(told["shape"]))
-    node = unread(_yaml(folder / "config.yaml")["model"], str(file))
+    node = _yaml(folder / "config.yaml")["model"]
+    check_trust(node, folder / "config.yaml")
+    node = unread(node, str(file))
     model: Model = instantiate(node, _partial_=True, _convert_="all")(info=info)
     _load_whole(model, file)
     return model.eval().requires_grad_(False)

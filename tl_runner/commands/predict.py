@@ -9,7 +9,9 @@ from typing import Any
 
 from ..errors import UserError
 from ..report import predictions, runs
+from ..search import register
 from ..terminal import Handler
+from ..trust import check_trust
 
 EPILOG = """\
 The samples are those that the run was tested on. Other ones of the same classes: name them as in the run's
@@ -58,6 +60,8 @@ def main(arguments: list[str], own: list[Path]) -> None:
     from ..presentation import write_predictions, write_report
     from ..run import reopen
 
+    register(own)
+    check_trust(config, told.run / "config.yaml")
     merged: Any = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(changed)))
     run = reopen(told.run, merged)
     stage = told.stage or list(run.stages)[-1]

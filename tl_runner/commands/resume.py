@@ -10,8 +10,10 @@ from pathlib import Path
 import yaml
 
 from ..errors import UserError
+from ..search import register
 from ..status import read, recorded
 from ..terminal import Handler
+from ..trust import check_trust
 
 USAGE = "usage: tlrun resume RUN_DIR    RUN_DIR holds config.yaml and checkpoints/"
 
@@ -40,6 +42,8 @@ def main(arguments: list[str], own: list[Path]) -> None:
         raise UserError(f"tlrun resume: {file} is not valid YAML: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"tlrun resume: {file} is not a run's config")
+    register(own)
+    check_trust(config, file)
     log_file = logging.FileHandler(folder / "run.log")
     log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Handler(), log_file])
