@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import CONFIGS, Tlrun, composed, walk
 from test_configs import needs
 
-from tl_runner.callbacks import WholeFiles
-from tl_runner.errors import DataError
+from tl_runner.checkpoints import WholeFiles
+from tl_runner.errors import DataError, TrainingError
 from tl_runner.module import TransferModule
 from tl_runner.run import run
 
@@ -113,19 +117,8 @@ def test_kills_at_random_moments(seed: int, tmp_path: Path, tlrun: Tlrun) -> Non
 @pytest.mark.parametrize("method", walk(CONFIGS["method"]))
 def test_every_method_resumes(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Teachers, memory banks and centroids are in the checkpoint, or follow from what is."""
-    config = composed("trainer=smoke", "trainer.epochs=3", f"method={method}", *needs(method))
+    config = interrupted(tmp_path / "killed", 2, monkeypatch, f"method={method}", *needs(method))
     run(config, tmp_path / "whole")
-    original = TransferModule.on_train_epoch_start
-
-    def die(self: TransferModule) -> None:
-        if self.current_epoch == 2:
-            raise MemoryError("killed")
-        original(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TransferModule, "on_train_epoch_start", die)
-        with pytest.raises(MemoryError):
-            run(config, tmp_path / "killed")
     run(config, tmp_path / "killed", resume=True)
     assert_same(tmp_path / "whole", tmp_path / "killed")
 
@@ -173,6 +166,96 @@ def test_an_unwritable_checkpoint_keeps_the_old_one(tmp_path: Path, monkeypatch:
         io.save_checkpoint({"epoch": 2}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
     assert [f.name for f in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def interrupted(folder: Path, epoch: int, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> dict[str, Any]:
+    """A run that died when an epoch began; its config."""
+    config = composed("trainer=smoke", "trainer.epochs=4", *overrides)
+    original = TransferModule.on_train_epoch_start
+
+    def die(self: TransferModule) -> None:
+        if self.current_epoch == epoch:
+            raise InterruptedError("killed")
+        original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransferModule, "on_train_epoch_start", die)
+        with pytest.raises(InterruptedError):
+            run(config, folder)
+    return config
+
+
+def tear(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip(file: Path) -> None:
+    """One bit in the middle of the weights, which torch would load without a word."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [tear, flip])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    damage: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = interrupted(tmp_path / "killed", 3, monkeypatch)
+    run(config, tmp_path / "whole")
+    folder = tmp_path / "killed" / "checkpoints" / "adapt"
+    damage(folder / "last.ckpt")
+    run(config, tmp_path / "killed", resume=True)
+    assert re.search(
+        r"last\.ckpt is damaged \(ValueError: .*\): going on from the one before it", caplog.text
+    )
+    assert not (folder / "last.ckpt.previous").exists()
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_two_damaged_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = interrupted(tmp_path, 3, monkeypatch)
+    folder = tmp_path / "checkpoints" / "adapt"
+    tear(folder / "last.ckpt")
+    flip(folder / "last.ckpt.previous")
+    with pytest.raises(
+        DataError, match=r"last\.ckpt is damaged .*last\.ckpt\.previous is damaged .*remove .*adapt to"
+    ):
+        run(config, tmp_path, resume=True)
+
+
+def test_a_damaged_checkpoint_of_a_finished_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed("trainer=smoke", "trainer.epochs=1", "method=shot", "recipe=source_free")
+    whole = run(config, tmp_path)
+    (tmp_path / "results.json").unlink()
+    flip(tmp_path / "checkpoints" / "source" / "last.ckpt")
+    with pytest.raises(DataError, match=r"source/last\.ckpt.*checksum.*remove .*checkpoints/source to train"):
+        run(config, tmp_path, resume=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "source")
+    again = run(config, tmp_path, resume=True)
+    assert [s["picks"] for s in again["stages"].values()] == [s["picks"] for s in whole["stages"].values()]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), None],
+    ids=["python", "cuda", "cpu"],
+)
+def test_out_of_memory_says_what_to_lower(
+    error: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        if error is not None:
+            raise error
+        torch.empty(2**60)  # What torch itself says.
+
+    monkeypatch.setattr(TransferModule, "training_step", full)
+    with pytest.raises(
+        TrainingError, match=r"out of memory.*batch_size \{source: 4, target: 4\}.*Lower them"
+    ):
+        run(composed("trainer=smoke"), tmp_path)
 
 
 def test_same_seed_same_run_other_seed_other_run(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from tl_runner import cli
-from tl_runner.callbacks import link
+from tl_runner.checkpoints import link
 from tl_runner.data.augment import Augment, View
 from tl_runner.data.loader import MixedLoader, Rows
 from tl_runner.data.store import ArrayStore

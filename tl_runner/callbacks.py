@@ -1,60 +1,26 @@
-"""What watches a fit: its history, its checkpoints, its progress on the terminal."""
+"""What watches a fit: its history, its picks, its progress on the terminal."""
 
 from __future__ import annotations
 
 import csv
 import io
 import logging
-import os
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .errors import DataError, reason
+from .checkpoints import link
 from .module import Row, TransferModule
 from .selection import Criterion, better
 from .tuning import Tuning
 
 log = logging.getLogger(__name__)
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, then renames it: no kill and no full disk leaves half a file.
-
-    Lightning's own goes through the temporary folder and a move, which is not atomic across file systems. It also
-    executes what a checkpoint says, unless told not to: a run's folder may be a stranger's.
-    """
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
-        try:
-            return torch.load(path, map_location=map_location, weights_only=True)
-        except Exception as error:
-            raise DataError(f"{path}: cannot be read as a checkpoint ({reason(error)})") from error
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        try:
-            with part.open("wb") as stream:
-                torch.save(checkpoint, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            part.replace(path)
-        except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
-            part.unlink(missing_ok=True)
-            raise DataError(
-                f"cannot write checkpoint {path} ({reason(error)}); the previous one is kept"
-            ) from error
 
 
 class _Quiet(Callback):
@@ -132,26 +98,6 @@ class Picks(_Quiet, Checkpoint):
         if self.stop is not None:
             waited = len(self.history.rows) - 1 - self.picked.get(self.stop, -1)
             trainer.should_stop = waited >= self.patience
-
-
-def link(file: Path, name: Path) -> None:
-    """Give a whole file another name, replacing what had it: no second copy where hard links exist."""
-    part = name.with_name(f".{name.name}.part")
-    part.unlink(missing_ok=True)
-    try:
-        try:
-            part.hardlink_to(file)
-        except OSError:
-            with file.open("rb") as whole, part.open("wb") as copy:
-                shutil.copyfileobj(whole, copy)
-                copy.flush()
-                os.fsync(copy.fileno())
-        part.replace(name)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise DataError(
-            f"cannot write checkpoint {name} ({reason(error)}); the previous one is kept"
-        ) from error
 
 
 def last(folder: Path) -> Callback:

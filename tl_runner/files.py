@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and whether they are whole still."""
 
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 
@@ -20,3 +21,22 @@ def replace_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_archive(path: Path) -> None:
+    """Whether what `torch.save` wrote is as it was written: torch itself looks at no checksum.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is torn or damaged, or larger when unpacked: torch packs nothing, and what grows may fill
+            the memory.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked, size = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
+            if unpacked > size:
+                raise ValueError(f"{size} bytes that unpack to {unpacked}")
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"damaged: the checksum of {damaged} is wrong")
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise ValueError(f"torn or damaged: {error}") from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .errors import DataError
 from .files import replace_text
 from .module import Row
 from .nn.model import Model
@@ -38,10 +39,18 @@ def store(fitted: Fitted, folder: Path, name: str) -> None:
 
 
 def restore(folder: Path, name: str, model: Model) -> Fitted | None:
-    """A stage that an earlier, killed run has finished: its results, and its weights into `model`."""
+    """A stage that an earlier, killed run has finished: its results, and its weights into `model`.
+
+    Raises:
+        DataError: if the weights are damaged.
+    """
     if not finished(folder, name).exists():
         return None
-    load(model, folder / "checkpoints" / name / "last.ckpt")
+    place = folder / "checkpoints" / name
+    try:
+        load(model, place / "last.ckpt")
+    except DataError as error:
+        raise DataError(f"{error}; remove {place} to train the stage anew") from error
     return Fitted(**json.loads(finished(folder, name).read_text()))
 
 

@@ -13,7 +13,8 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from .callbacks import Display, History, Picks, Unfreeze, WholeFiles, last
+from .callbacks import Display, History, Picks, Unfreeze, last
+from .checkpoints import LAST, WholeFiles, newest_whole, previous
 from .data.augment import Augment
 from .data.domains import Prepared
 from .data.features import cached_features
@@ -83,21 +84,23 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
         _warn_of_small_roles(stage, method, data)
         module, loader, evaluation = _assemble(stage, method, prepared, device)
         history, chosen, trainer = _trainer(stage, prepared, folder, console, device)
-        before = folder / "checkpoints" / stage.name / "last.ckpt"
+        checkpoint = folder / "checkpoints" / stage.name / LAST
+        before = newest_whole(checkpoint) if resume else None
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         loader.epoch = lambda: trainer.current_epoch
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), stage.trainer.explaining_memory(stage.name, method.roles):
             # Lightning looks for worker processes that this project does without.
             warnings.filterwarnings("ignore", module="pytorch_lightning")
             trainer.fit(
                 module,
                 Groups(loader, 1 if loader.workers else 10),
                 evaluation,
-                ckpt_path=str(before) if resume and before.exists() else None,
+                ckpt_path=None if before is None else str(before),
             )
         if trainer.interrupted:
             raise KeyboardInterrupt
+        previous(checkpoint).unlink(missing_ok=True)
         model.cpu()
     stage.tuning.finish(model)
     fitted = Fitted(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from .errors import UserError
+from .errors import TrainingError, UserError, reason
 from .types import Count
 
 
@@ -63,3 +65,24 @@ class TrainerSettings:
                 f"trainer.batch_size: no size for role '{missing[0]}', got {dict(self.batch_size)}"
             )
         return {role: self.batch_size[role] for role in roles}
+
+    @contextmanager
+    def explaining_memory(self, stage: str, roles: tuple[str, ...]) -> Iterator[None]:
+        """Running out of memory says what took it, and what to lower.
+
+        Raises:
+            TrainingError: then.
+        """
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            # On a CPU, torch's allocator raises a plain RuntimeError.
+            words = ("out of memory", "can't allocate memory", "not enough memory")
+            if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):
+                raise
+            batch = ", ".join(f"{role}: {size}" for role, size in self.sizes(roles).items())
+            raise TrainingError(
+                f"stage {stage}: out of memory ({reason(error)}), with trainer.batch_size {{{batch}}} and "
+                f"trainer.eval_batch_size {self.eval_batch_size}; the last checkpoint is kept. Lower them, or "
+                "model.size; or train less of the backbone (tuning=last_n, lora, frozen)"
+            ) from error

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import DataError, reason
+from ..files import check_archive
 from .lora import merged
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ def read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        _refuse_compressed(path)
+        if zipfile.is_zipfile(path):  # Older files are pickles, which weights_only reads too.
+            check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DataError(f"{path}: cannot be read as weights ({reason(error)})") from error
@@ -64,19 +66,6 @@ def read(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise DataError(f"{path}: expected a state dict (name -> tensor)")
     return state
-
-
-def _refuse_compressed(path: Path) -> None:
-    """torch stores weights as they are; a file that grows when it is unpacked may fill the memory.
-
-    Raises:
-        ValueError: if it does.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as packed:
-            unpacked, size = sum(entry.file_size for entry in packed.infolist()), path.stat().st_size
-        if unpacked > size:
-            raise ValueError(f"{size} bytes that unpack to {unpacked}")
 
 
 def of_checkpoint(file: Path) -> dict[str, Tensor]:
