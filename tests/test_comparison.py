@@ -165,6 +165,34 @@ def test_a_search_over_a_key_of_the_method(tmp_path: Path) -> None:
     assert {r.name for r in by.rows} == {"weight=0.1", "weight=1.0"}
 
 
+def test_what_was_chosen_names_a_row_before_its_settings(tmp_path: Path) -> None:
+    for n, (name, size) in enumerate((("resnet18", 224), ("lite2", 260))):
+        model = {"_target_": "Model", "size": size, "backbone": {"name": name}}
+        write_run(tmp_path / f"m{n}", "mmd", model=model, stages={"adapt": None, "finetune": "ewc"})
+    assert {row.name for row in compared(tmp_path).rows} == {
+        *("mmd, model.backbone.name=resnet18", "mmd, model.backbone.name=lite2"),
+    }
+    for tuned in ("ewc", "lwf"):
+        write_run(tmp_path / "stages" / tuned, "mmd", stages={"adapt": None, "finetune": tuned})
+    assert {row.name for row in compared(tmp_path / "stages").rows} == {
+        *("mmd, recipe.stages.finetune.method=ewc", "mmd, recipe.stages.finetune.method=lwf"),
+    }
+    assert {row.name for row in compared(tmp_path / "stages", by=["recipe.stages.finetune.method"]).rows} == {
+        *("ewc", "lwf"),
+    }
+
+
+def test_a_wide_table_goes_on_below(small: Path) -> None:
+    stream, table = StringIO(), titled(tables(compared(small)), "who picks")
+    Console(file=stream, width=30).print(terminal(table, 30))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 30
+    assert [line.split() for line in lines if line.startswith(" mmd")] == [
+        ["mmd", "69.5", "59.5"],
+        ["mmd", "99.0"],
+    ]
+
+
 def test_values_too_long_to_tell_apart_stay_apart(tmp_path: Path) -> None:
     start, end = "/a/long/folder/of/many/runs", "and/a/long/end/of/all/of/them"
     for i in range(2):

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import DataError, nearest
+from ..parts import named
 from .runs import Run, flat
 
 Config = Mapping[str, Any]
@@ -72,20 +73,28 @@ def tell_apart(labels: Sequence[str], configs: Sequence[Config]) -> list[str]:
         distinct = {text_of(configs[i]): configs[i] for i in same}
         keys: list[str] = []
         apart = 1
-        for key in differing(list(distinct.values())):
+        for key in sorted(differing(list(distinct.values())), key=_says_little):
             groups = {text_of([c.get(k) for k in (*keys, key)]) for c in distinct.values()}
             if len(groups) > apart:
                 keys, apart = [*keys, key], len(groups)
-        texts = {
-            t: ", ".join([name, *(f"{key}={_short(c.get(key))}" for key in keys)])
-            for t, c in distinct.items()
-        }
+        texts = {t: ", ".join([name, *(_told(key, c.get(key)) for key in keys)]) for t, c in distinct.items()}
         for n, (t, full) in enumerate(texts.items()):
             if list(texts.values()).index(full) < n:  # What was left out of long values told them apart.
                 texts[t] = f"{full} ({n + 1})"
         for i in same:
             told[i] = texts[text_of(configs[i])]
     return told
+
+
+def _says_little(key: str) -> int:
+    """What was chosen tells a reader more than the settings that came with it."""
+    return 0 if key.endswith("._target_") else 1 if key.endswith(".name") else 2
+
+
+def _told(key: str, value: Any) -> str:
+    if key.endswith("._target_") and isinstance(value, str):
+        return f"{key.removesuffix('._target_')}={named({'_target_': value})}"
+    return f"{key}={_short(value)}"
 
 
 def differing(configs: Sequence[Config]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from rich import box
@@ -34,18 +34,42 @@ _LATEX = str.maketrans(
 
 
 def terminal(table: Table, width: int = 10**9) -> Group:
-    """For a console of some width: where there is little, spreads are left out, then cells fold."""
-    made = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    columns = zip(table.head, *([c.text for c in line] for line in table.lines), strict=True)
-    narrow = sum(max(map(len, column)) + 2 for column in columns) > width
-    for i, head in enumerate(table.head):
-        justify: Literal["left", "right"] = "right" if i and not table.words else "left"
-        made.add_column(_text(head), justify=justify, overflow="fold", no_wrap=i == 0 and not table.words)
-    for line in table.lines:
-        texts = [c.brief if narrow and c.brief else c.text for c in line]
-        styles = ["bold" if c.best else "yellow" if c.loses else "" for c in line]
-        made.add_row(*map(_text, texts, styles))
-    return Group(_text(table.title, "bold"), made, *(_text(note, "dim") for note in table.notes), "")
+    """For a console of some width: where there is little, spreads are left out, then columns go on below."""
+    full = [table.head, *([cell.text for cell in line] for line in table.lines)]
+    narrow = sum(_widths(full)) > width
+    brief = [table.head, *([cell.brief or cell.text for cell in line] for line in table.lines)]
+    head, *lines = brief if narrow else full
+    made = []
+    for block in [range(len(head))] if table.words else _blocks(_widths([head, *lines]), width):
+        part = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for i in block:
+            justify: Literal["left", "right"] = "right" if i and not table.words else "left"
+            part.add_column(
+                _text(head[i]), justify=justify, overflow="fold", no_wrap=i == 0 and not table.words
+            )
+        for texts, cells in zip(lines, table.lines, strict=True):
+            styles = ["bold" if c.best else "yellow" if c.loses else "" for c in cells]
+            part.add_row(*(_text(texts[i], styles[i]) for i in block))
+        made.append(part)
+    return Group(_text(table.title, "bold"), *made, *(_text(note, "dim") for note in table.notes), "")
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) + 2 for column in zip(*lines, strict=True)]
+
+
+def _blocks(widths: Sequence[int], width: int) -> list[list[int]]:
+    """The columns of each part of a table that is too wide; the first column, which says what a line is, in each.
+
+    >>> _blocks([8, 4, 4, 4, 4], 18)
+    [[0, 1, 2], [0, 3, 4]]
+    """
+    blocks: list[list[int]] = []
+    for i in range(1, len(widths)):
+        if not blocks or sum(widths[k] for k in (*blocks[-1], i)) > width:
+            blocks.append([0])
+        blocks[-1].append(i)
+    return blocks or [[0]]
 
 
 def _text(text: str, style: str = "") -> Text:

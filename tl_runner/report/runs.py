@@ -92,6 +92,8 @@ class Run:
             return str(self._choices.get(key)).rpartition("/")[2]
         value = self.value(key)
         if isinstance(value, Mapping):
+            if key.endswith(".method") and "_target_" in value:
+                return named(dict(value))
             chosen = self._choices.get(key)
             return str(chosen or str(value.get("_target_", "?")).rpartition(".")[2])
         if isinstance(value, list):
