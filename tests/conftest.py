@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import bz2
 import json
+import logging
 import os
+import signal
+
+# Tests share few cores with each other and with the runs they start; threads that wait for cores cost more than
+# they bring, and a process that has some is not to be forked. Before anything that starts them is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import struct
 import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -22,6 +31,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from PIL import Image
 
+from tl_runner import cli
 from tl_runner.methods.base import Method
 from tl_runner.overrides import of_stage
 from tl_runner.parts import expand
@@ -45,10 +55,7 @@ def walk(names: Sequence[str], fast: Sequence[str] = KINDS) -> list[Any]:
     return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
 
 
-# Tests share few cores with each other and with the runs they start; threads that wait for cores cost more
-# than they bring.
 torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
@@ -77,18 +84,53 @@ Tlrun = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def tlrun(tmp_path: Path) -> Tlrun:
-    """Runs the real command line in an empty working folder."""
+    """Runs the real command line in an empty working folder, in a process of its own.
 
-    def run(*arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        work = tmp_path / "work"
+    It is a fork of this one, where torch has been imported: starting Python anew takes longer than most runs.
+    """
+
+    def run(
+        *arguments: str, check: bool = True, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        work, said = tmp_path / "work", [tmp_path / f"said-{time.monotonic_ns()}-{n}" for n in (1, 2)]
         work.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "tl_runner.cli", *arguments]
-        done = subprocess.run(command, cwd=work, capture_output=True, text=True, **options)
-        if check:
-            assert done.returncode == 0, done.stdout + done.stderr
-        return done
+        if (pid := os.fork()) == 0:
+            _become(work, said, ["tlrun", *arguments], env)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        out, err = (file.read_text() for file in said)
+        assert code == 0 or not check, out + err
+        return subprocess.CompletedProcess(arguments, code, out, err)
 
     return run
+
+
+def _become(work: Path, said: Sequence[Path], command: list[str], env: Mapping[str, str] | None) -> NoReturn:
+    """Be a fresh `tlrun`, and end."""
+    code = 1
+    try:
+        for number, file in enumerate(said, 1):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+        os.chdir(work)
+        sys.argv = command
+        if env is not None:
+            os.environ.clear()
+            os.environ.update(env)
+        for handler in [*logging.root.handlers]:  # Pytest's.
+            logging.root.removeHandler(handler)
+        GlobalHydra.instance().clear()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def result_folder(done: subprocess.CompletedProcess[str]) -> Path:

@@ -35,15 +35,12 @@ def check_trust(config: Any, where: Path) -> None:
     """
     refused = sorted({target for target in _targets(config) if not _known(target)})
     if refused:
+        names = ", ".join(f"'{target}'" for target in refused)
         raise ConfigError(
             [
-                *(
-                    f"{where} names '{target}', which nothing on this machine vouches for"
-                    for target in refused
-                ),
-                "a run's folder may name what your config files name, optimizers of torch.optim, metrics of "
-                "torchmetrics, and modules in your working folder or on PYTHONPATH: if you trust it, name it in a "
-                "config of your own (conf/GROUP/NAME.yaml)",
+                f"{where} names {names}, which nothing on this machine vouches for: a run's folder may name what your "
+                "config files name, optimizers of torch.optim, metrics of torchmetrics, and modules in your working "
+                "folder or on PYTHONPATH. If you trust it, name it in a config of your own (conf/GROUP/NAME.yaml)"
             ]
         )
 

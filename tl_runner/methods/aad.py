@@ -20,7 +20,7 @@ class AaD(Method):
     Args:
         neighbours: of each sample, among all that are remembered, by the cosine.
         weight: of the dispersion within a batch, at the beginning; it falls as (1 + 10 progress)^−decay.
-        decay: see `weight`; 0 keeps it.
+        decay: see `weight`; 0 keeps it. The authors take 1 on Office-31.
     """
 
     roles = ("target",)
@@ -32,7 +32,7 @@ class AaD(Method):
         info: DataInfo,
         neighbours: Count = 3,
         weight: NonNegative = 1.0,
-        decay: NonNegative = 0.0,
+        decay: NonNegative = 1.0,
     ) -> None:
         super().__init__(model, info)
         self.neighbours, self.weight, self.decay = neighbours, weight, decay
