@@ -498,6 +498,26 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path: Path) -> None:
     assert np.load(path)[:, 1].tolist() == [2 * i for i in range(500)]
 
 
+def test_a_full_disk_is_told_before_it_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map's file is sparse: who writes into one that the disk cannot hold gets a SIGBUS, not an error."""
+
+    def full(number: int, start: int, size: int) -> None:
+        assert size > 500 * 2 * 4
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    path = tmp_path / "x.npy"
+    with pytest.raises(DataError, match=r"cannot write the cache .*x\.npy .*No space left.*set paths\.cache"):
+        build_map(path, (500, 2), np.float32, lambda a, b: np.zeros((b - a, 2)), "test")
+    assert {p.suffix for p in tmp_path.iterdir()} <= {".lock"}
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot write the cache .*NotADirectory.*set paths\.cache"):
+        build_map(tmp_path / "file" / "sub" / "x.npy", (1, 2), np.float32, lambda a, b: np.zeros((1, 2)), "test")
+
+
 CORRUPT = (1, 6, 17)
 
 

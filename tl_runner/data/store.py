@@ -126,7 +126,11 @@ def build_map(
         fill: rows [start, stop) -> array; may raise, then nothing is left behind.
         what: shown in the progress bar.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".lock").touch()
+    except OSError as error:
+        raise _unwritable(path, error) from error
     lock = FileLock(path.with_suffix(".lock"))
     try:
         lock.acquire(timeout=0)
@@ -141,6 +145,7 @@ def build_map(
         mode: Any = "r+" if start else "w+"
         target = np.lib.format.open_memmap(part, mode=mode, dtype=dtype, shape=shape)
         try:
+            _reserve(part)
             chunks: Iterable[int] = range(start, shape[0], CHUNK)
             # To stderr, and only a bar where somebody looks.
             console = Console(stderr=True)
@@ -151,16 +156,29 @@ def build_map(
                 target[first:last] = fill(first, last)
                 target.flush()
                 replace_text(done, str(last))
-        except Exception:
+        except Exception as error:
             del target
             part.unlink(missing_ok=True)
             done.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise _unwritable(path, error) from error
             raise
         del target
         with part.open("rb") as stream:
             os.fsync(stream.fileno())
         part.replace(path)
         done.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(f"cannot write the cache {path} ({reason(error)}): make room, or set paths.cache")
+
+
+def _reserve(file: Path) -> None:
+    """Take the room that a sparse file says it has: what writes into a map of it is else killed by a full disk."""
+    if hasattr(os, "posix_fallocate"):
+        with file.open("rb+") as stream:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
 
 
 def cached_pixels(
