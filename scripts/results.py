@@ -136,7 +136,8 @@ def page() -> str:
         "the runs' `results.json`. No epoch here was picked by a target label but those under `oracle`. Where a",
         "published setting did not carry over, a method's defaults were looked for on A→W and D→A with frozen",
         "features and on the embedded digits, one seed: for these, target labels have been seen.",
-        "How to read the tables: [comparing runs](comparisons.md).",
+        "How to read the tables: [comparing runs](comparisons.md). How well each criterion picks, over many runs:",
+        "[selecting without target labels](selection.md#measured-on-office-31).",
         "",
     ]
     for path in measured():
