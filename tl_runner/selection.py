@@ -60,6 +60,8 @@ def usable(
 
 def _missing(need: str | Probe, data: Prepared) -> str | None:
     """What the data lacks for it."""
+    if isinstance(need, Probe) and need.mix is not None and len(data.info.shape) == 2:
+        return "blended samples (texts cannot be)"
     if isinstance(need, Probe) and need.of == "source":
         return None if "source" in data.roles else "source"
     name = need.of if isinstance(need, Probe) else need

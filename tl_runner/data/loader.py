@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -49,11 +50,46 @@ class Rows:
     def __len__(self) -> int:
         return len(self.index)
 
+    @cached_property
+    def group(self) -> Tensor | None:
+        """(N,) ascending numbers, which rows are drawn together; None: each is by itself."""
+        if self.stores[0].group is None:
+            return None
+        own, first = torch.empty_like(self.index), 0
+        for number, store in enumerate(self.stores):
+            mask = self.domain == number
+            own[mask] = store.group[self.index[mask]] + first  # type: ignore[index]
+            first = int(own[mask].max()) + 1 if mask.any() else first
+        return own
+
+    @cached_property
+    def spans(self) -> Tensor | None:
+        """(U, 2) first row, and one past the last, of what is drawn at once; None: each row is."""
+        if self.group is None:
+            return None
+        sizes = torch.unique_consecutive(self.group, return_counts=True)[1]
+        return torch.stack([sizes.cumsum(0) - sizes, sizes.cumsum(0)], 1)
+
+    @property
+    def units(self) -> int:
+        """How many things there are to draw: sentences, where the rows are words."""
+        return len(self) if self.spans is None else len(self.spans)
+
+    def of(self, unit: Tensor) -> Tensor:
+        """The rows of what was drawn."""
+        if self.spans is None:
+            return unit
+        return torch.cat([torch.arange(first, end) for first, end in self.spans[unit].tolist()])
+
     def gather(self, row: Tensor) -> Tensor:
         """The samples at `row`, in that order."""
         if len(self.stores) == 1:
             return self.stores[0].rows(self.index[row])
         domain, index = self.domain[row], self.index[row]
+        if self.group is not None:  # Fewer samples than rows: not to be put in their places one by one.
+            runs = torch.unique_consecutive(domain, return_counts=True)
+            parts = zip(runs[0].tolist(), index.split(runs[1].tolist()), strict=True)
+            return torch.cat([self.stores[number].rows(part) for number, part in parts])
         out: Tensor | None = None
         for number, store in enumerate(self.stores):
             mask = domain == number
@@ -100,7 +136,7 @@ class StageLoader:
 
     Args:
         roles: what to read.
-        batch_size: per role.
+        batch_size: per role; sentences, where the rows are words.
         steps: items per epoch.
         augment: how views are drawn, per role.
         seed: of order and augmentation. stage: name of the stage.
@@ -138,7 +174,7 @@ class StageLoader:
         for role, rows in self.roles.items():
             about = (self.steps * self.batch_size[role], self.seed, self.stage, role, epoch)
             orders[role] = (
-                balanced_order(rows.y, *about) if role in self.balanced else order(len(rows), *about)
+                balanced_order(rows.y, *about) if role in self.balanced else order(rows.units, *about)
             )
 
         def make(step: int) -> dict[str, Batch]:
@@ -146,6 +182,8 @@ class StageLoader:
             for role, rows in self.roles.items():
                 n, augment = self.batch_size[role], self.augment[role]
                 row = orders[role][step * n : (step + 1) * n]
+                if role not in self.balanced:  # which draws words one by one
+                    row = rows.of(row)
                 x = rows.gather(row)
                 if x.dtype == torch.uint8:
                     g = generator(self.seed, self.stage, role, epoch, step, "views")
