@@ -171,7 +171,9 @@ class cached_backbone:  # noqa: N801 (used like a function)
         if not (frozen and kind > VECTORS and stage.tuning.cache_features):
             return data
         if sees_images(stage.method):
-            log.info("the backbone is frozen, and runs at every step: this method looks at the samples themselves")
+            log.info(
+                "the backbone is frozen, and runs at every step: this method looks at the samples themselves"
+            )
             return data
         if kind == IMAGES and not stage.augment.fixed:
             log.info(

@@ -40,7 +40,9 @@ class Conll:
         self.root, self.files, self.word, self.tag = Path(root).expanduser(), files, word, tag
         self.encoding, self.source_url = encoding, source_url
         if not files or not set(files) <= {"train", "val", "test"}:
-            raise DataError(f"data.reader.files: expected files for train, val and test, got {', '.join(files)}")
+            raise DataError(
+                f"data.reader.files: expected files for train, val and test, got {', '.join(files)}"
+            )
 
     def read(self, domain: str) -> Samples:
         """The words of a domain, sentence by sentence, with their tags in IOB2 as classes.
@@ -49,7 +51,13 @@ class Conll:
             DataError: for a missing file, a line with too few columns, a tag that is none, or one of a type that no
                 training sentence has, by file and line.
         """
-        names, words, tags, splits, sentences = list[str](), list[str](), list[str](), list[str](), list[int]()
+        names, words, tags, splits, sentences = (
+            list[str](),
+            list[str](),
+            list[str](),
+            list[str](),
+            list[int](),
+        )
         places: dict[str, tuple[str, str]] = {}
         number = 0
         for split in (s for s in ("train", "val", "test") if s in self.files):
@@ -99,7 +107,9 @@ class Conll:
                 continue
             width = width or len(columns)
             if len(columns) != width:
-                raise DataError(f"{file}:{number}: expected {width} columns as above, got {len(columns)}: '{line[:60]}'")
+                raise DataError(
+                    f"{file}:{number}: expected {width} columns as above, got {len(columns)}: '{line[:60]}'"
+                )
             try:
                 word, tag = columns[self.word], columns[self.tag]
             except IndexError:
@@ -107,7 +117,9 @@ class Conll:
                     f"{file}:{number}: has {width} columns, and data.reader wants word {self.word} and tag {self.tag}"
                 ) from None
             if width == 1 or not (tag == "O" or (tag[:2] in ("B-", "I-") and tag[2:])):
-                raise DataError(f"{file}:{number}: '{tag}' is no tag; expected O, B-TYPE or I-TYPE in column {self.tag}")
+                raise DataError(
+                    f"{file}:{number}: '{tag}' is no tag; expected O, B-TYPE or I-TYPE in column {self.tag}"
+                )
             sentence.append((number, word, tag))
         if sentence:
             yield sentence

@@ -89,9 +89,13 @@ def _json_lines(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise DataError(f"{file}:{number}: is no JSON ({error.msg} at column {error.colno})") from error
+                raise DataError(
+                    f"{file}:{number}: is no JSON ({error.msg} at column {error.colno})"
+                ) from error
             if not isinstance(row, dict):
-                raise DataError(f"{file}:{number}: expected an object with text and label, got {line.strip()[:60]}")
+                raise DataError(
+                    f"{file}:{number}: expected an object with text and label, got {line.strip()[:60]}"
+                )
             yield number, row
 
 

@@ -17,7 +17,9 @@ def read_text(file: Path, encoding: str = "utf-8") -> str:
     try:
         codecs.lookup(encoding)
     except LookupError:
-        raise DataError(f"data.encoding: there is no '{encoding}'; utf-8 and latin-1 are the usual ones") from None
+        raise DataError(
+            f"data.encoding: there is no '{encoding}'; utf-8 and latin-1 are the usual ones"
+        ) from None
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -40,4 +42,6 @@ def missing(file: Path, root: Path, source_url: str | None, domain: str | None =
         message += f" (folders in {root}: {', '.join(sorted(have)[:12]) or 'none'}{nearest(domain, have)})"
     if source_url:
         message += f". Get it from {source_url}"
-    return DataError(message + ". Set data.root, or paths.data / TLRUN_DATA for the folder that holds all data sets")
+    return DataError(
+        message + ". Set data.root, or paths.data / TLRUN_DATA for the folder that holds all data sets"
+    )

@@ -48,7 +48,9 @@ class AmazonReviews:
             for line, review in _reviews(file, self.encoding):
                 if not review.get("review_text", "").strip():
                     raise DataError(f"{file}:{line}: this review has no review_text")
-                texts.append("\n".join(filter(None, [self.title and review.get("title"), review["review_text"]])))
+                texts.append(
+                    "\n".join(filter(None, [self.title and review.get("title"), review["review_text"]]))
+                )
                 names.append(f"{domain}/{label}.review:{line}")
                 labels.append(label)
         if not texts:
@@ -68,7 +70,9 @@ def _reviews(file: Path, encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
                 review[field] = "\n".join(content).strip()
                 field = ""
             elif name == "review":
-                raise DataError(f"{file}:{opened}: <{field}> has no end before the review's, in line {number}")
+                raise DataError(
+                    f"{file}:{opened}: <{field}> has no end before the review's, in line {number}"
+                )
             else:
                 content.append(line)
         elif name == "review" and closes == (review is None):
@@ -81,6 +85,8 @@ def _reviews(file: Path, encoding: str) -> Iterator[tuple[int, dict[str, str]]]:
         elif review is not None and name and not closes:
             field, opened, content = name, number, []
         elif review is not None and line.strip():
-            raise DataError(f"{file}:{number}: expected a tag on a line of its own, got '{line.strip()[:60]}'")
+            raise DataError(
+                f"{file}:{number}: expected a tag on a line of its own, got '{line.strip()[:60]}'"
+            )
     if review is not None:
         raise DataError(f"{file}:{begun}: this review has no end (</review>)")

