@@ -141,7 +141,7 @@ class Entities(Metric):
         sizes = torch.unique_consecutive(self.sentences, return_counts=True)[1].tolist()
 
         def tags(y: Tensor) -> list[list[str]]:
-            return [[self.classes[k] for k in sentence.tolist()] for sentence in y.split(sizes)]
+            return [[self.classes[k] for k in sentence.tolist()] for sentence in torch.split(y, sizes)]
 
         measure = getattr(seqeval, f"{self.which}_score")
         value = measure(tags(self.truth), tags(self.predicted), average=self.average, zero_division=0)

@@ -11,7 +11,8 @@ import torch
 
 from .data.augment import Augment
 from .data.domains import Prepared
-from .data.loader import EvalLoader, MixedLoader, Rows, generator
+from .data.loader import EvalLoader, MixedLoader, generator
+from .data.rows import Rows
 from .errors import UserError, nearest
 from .validators import LABELLED, Probe, RankEnsemble, Validator, needs
 

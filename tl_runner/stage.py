@@ -18,7 +18,8 @@ from .checkpoints import LAST, WholeFiles, newest_whole, previous
 from .data.augment import Augment
 from .data.domains import Prepared
 from .data.features import cached_features
-from .data.loader import EvalLoader, Groups, Rows, StageLoader, key, on_device
+from .data.loader import EvalLoader, Groups, StageLoader, key, on_device
+from .data.rows import Rows
 from .errors import UserError, nearest
 from .fitted import Fitted, picks
 from .methods.base import Method

@@ -19,7 +19,7 @@ from ..errors import DataError, UserError
 from ..types import Count, DataInfo, Fraction, Natural
 from .draws import Array, check_taught, in_groups, per_class, source_rows, target_rows
 from .folders import Folders, Lists
-from .loader import Rows
+from .rows import Rows
 from .samples import Reader, Samples, unify_classes
 from .store import FileStore, Store, cached_pixels
 
@@ -223,13 +223,13 @@ class DomainData:
                 if role != "target"
             },
         )
-        contents = {id(stores[name]): print_ for name, print_ in prints.items()}
         labelled = {
             name: (s.classes, s.labels.tobytes(), None if s.split is None else s.split.tolist())
             for name, s in domains.items()
         }
         whole = hashlib.sha256(repr((sorted(prints.items()), sorted(labelled.items()))).encode()).hexdigest()
         names = {name: s.names for name, s in domains.items()}
+        contents = {id(stores[name]): print_ for name, print_ in prints.items()}
         return Prepared(roles, evaluation, truth, info, contents, whole, names)
 
     def _labeled(self, samples: Samples, y: Array, train: Array, classes: tuple[str, ...]) -> Array:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .augment import Augment
-from .loader import EvalLoader, Rows
+from .loader import EvalLoader
+from .rows import Rows
 from .store import CHUNK, ArrayStore, build_map
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ class AmazonReviews:
     their own, and that is what they are read by. The text is that between the `review_text` tags.
 
     Args:
-        root: holds a folder for each domain.
+        root: holds a folder for each domain; `kitchen` is also found as `kitchen_&_housewares`.
         title: put the review's title before its text.
         encoding: of the files.
         source_url: where to get the data.
@@ -41,20 +42,22 @@ class AmazonReviews:
             DataError: if a file is missing, or has a review that does not end or has no text, by its line.
         """
         names, texts, labels = [], [], []
+        folder = self.root / domain
+        if not folder.is_dir():
+            folder = next(iter(sorted(self.root.glob(f"{glob.escape(domain)}_*"))), folder)
         for label in ("negative", "positive"):
-            file = self.root / domain / f"{label}.review"
+            file = folder / f"{label}.review"
             if not file.is_file():
                 raise missing(file, self.root, self.source_url, domain)
             for line, review in _reviews(file, self.encoding):
                 if not review.get("review_text", "").strip():
                     raise DataError(f"{file}:{line}: this review has no review_text")
-                texts.append(
-                    "\n".join(filter(None, [self.title and review.get("title"), review["review_text"]]))
-                )
+                title = [review["title"]] if self.title and review.get("title") else []
+                texts.append("\n".join([*title, review["review_text"]]))
                 names.append(f"{domain}/{label}.review:{line}")
                 labels.append(label)
         if not texts:
-            raise DataError(f"{self.root / domain}: its files have no <review>")
+            raise DataError(f"{folder}: its files have no <review>")
         return from_labels(domain, names, labels, texts=texts)
 
 

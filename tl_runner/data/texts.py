@@ -32,16 +32,17 @@ class TextStore:
     """
 
     def __init__(self, data: Tensor, vocabulary: int) -> None:
-        self.data, self.shape = data, (data.shape[1], vocabulary)
+        self.data = data
+        self.shape: tuple[int, ...] = (data.shape[1], vocabulary)
         self.where = tokens.marked(data).nonzero()
         words = bool((data[:, 0] % 4 != tokens.WHOLE).any())
-        self.group = self.where[:, 0].contiguous() if words else None
+        self.group: Tensor | None = self.where[:, 0].contiguous() if words else None
 
     def __len__(self) -> int:
         return len(self.where)
 
     def rows(self, index: Tensor) -> Tensor:
-        """The texts that the rows are of, (S, L), with these rows marked. A text is there once for words in its order."""
+        """The texts that the rows are of, (S, L), with these marked; a text is there once for words in its order."""
         text, place = self.where[index].unbind(1)
         new = torch.ones(len(index), dtype=torch.bool)
         new[1:] = (text[1:] != text[:-1]) | (place[1:] <= place[:-1])

@@ -52,8 +52,8 @@ class Encoder(nn.Module):
         lengths = present.sum(1)
         number = marks.flatten().cumsum(0).view_as(marks) - 1
         found, rows = [], []
-        groups = lengths.argsort(stable=True).split(len(x) if x.is_cuda else self.GROUP)
-        for group in groups:
+        by_length = lengths.argsort(stable=True)
+        for group in torch.split(by_length, len(x) if x.is_cuda else self.GROUP):
             longest = int(lengths[group].max())
             part, here = x[group, :longest], marks[group, :longest]
             mask = present[group, :longest]
@@ -92,12 +92,12 @@ def hf(
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging as theirs
 
-    theirs.disable_progress_bar()
+    theirs.disable_progress_bar()  # type: ignore[no-untyped-call]
     place = located(name)
     try:
         config = AutoConfig.from_pretrained(place)
         if weights == "none":
-            net = AutoModel.from_config(config)
+            net = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
         else:
             net = AutoModel.from_pretrained(place, dtype=torch.float32)
     except (OSError, ValueError, ImportError) as error:
