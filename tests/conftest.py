@@ -302,6 +302,7 @@ def tiny_encoder(folder: Path) -> str:
     core.post_processor = processors.TemplateProcessing(
         "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
+    core.add_special_tokens(special)
     core.enable_padding()  # as those that are published may have it
     folder.mkdir(parents=True, exist_ok=True)
     core.save(str(folder / "tokenizer.json"))

@@ -417,7 +417,7 @@ def test_words_are_learned_and_reported(tmp_path: Path) -> None:
         *(
             "optim=adamw",
             "optim.lr=0.01",
-            "trainer.steps_per_epoch=40",
+            "trainer.steps_per_epoch=150",
             "trainer.batch_size=8",
             "trainer.eval_rows=null",
         ),
@@ -426,7 +426,9 @@ def test_words_are_learned_and_reported(tmp_path: Path) -> None:
     last = results["stages"]["adapt"]["picks"]["last"]
     assert last["target"]["entity_f1"] > 0.9
     assert last["target"]["accuracy"] > 0.95
-    assert set(last["per_class"]) == {"B-LOC", "B-ORG", "B-PER", "I-PER", "O"}
+    assert set(last["per_class"]) == {"B-LOC", "B-ORG", "B-PER", "I-LOC", "I-ORG", "I-PER", "O"}
+    written = (tmp_path / "run" / "classification_report.txt").read_text()
+    assert all(row in written for row in ("I-PER", "micro", "macro", "weighted"))
     assert last["per_class"]["O"].keys() == {"precision", "recall", "f1", "support"}
     assert (tmp_path / "run" / "report.html").is_file()
     table = (tmp_path / "run" / "predictions" / "adapt-last.csv").read_text().splitlines()

@@ -80,8 +80,7 @@ class DomainData:
         cache_dir: where maps lie, shared by all runs.
         on_corrupt: what an unreadable image is: an `error`, or something to `skip`.
         workers: threads that prepare batches ahead; 0: none.
-        seed: of held-out rows and labelled samples: the samples of a smaller number are among those of a
-            larger.
+        seed: of held-out rows and labelled samples; of these a smaller number is among a larger.
     """
 
     def __init__(
@@ -228,8 +227,8 @@ class DomainData:
             for name, s in domains.items()
         }
         whole = hashlib.sha256(repr((sorted(prints.items()), sorted(labelled.items()))).encode()).hexdigest()
-        names = {name: s.names for name, s in domains.items()}
         contents = {id(stores[name]): print_ for name, print_ in prints.items()}
+        names = {name: s.names for name, s in domains.items()}
         return Prepared(roles, evaluation, truth, info, contents, whole, names)
 
     def _labeled(self, samples: Samples, y: Array, train: Array, classes: tuple[str, ...]) -> Array:

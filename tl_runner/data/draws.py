@@ -29,12 +29,11 @@ def per_class(y: npt.NDArray[Any], rows: Array, wanted: Callable[[int], int], *k
     return np.sort(np.concatenate(picked))
 
 
-def in_groups(group: Array | None, rows: Array, share: float, *key: object) -> Array:
-    """Of `rows`, those of a share of their groups, at least one of these; None: each row is one. Sorted."""
-    own = rows if group is None else group[rows]
-    every = np.unique(own)
+def in_groups(group: Array, rows: Array, share: float, *key: object) -> Array:
+    """Of `rows`, those of a share of their groups, and of at least one; sorted."""
+    every = np.unique(group[rows])
     shuffled = every[torch.randperm(len(every), generator=generator(*key)).numpy()]
-    return rows[np.isin(own, shuffled[: max(1, round(share * len(every)))])]
+    return rows[np.isin(group[rows], shuffled[: max(1, round(share * len(every)))])]
 
 
 def source_rows(samples: Samples, y: Array, held_out: float, seed: int) -> tuple[Array, Array]:
