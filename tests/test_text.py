@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shlex
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from conftest import (
     walk,
     with_tiny_encoder,
 )
+from hydra.core.global_hydra import GlobalHydra
 from test_configs import needs
 from test_honesty import domains
 
@@ -38,7 +42,9 @@ from tl_runner.errors import DataError, UserError
 from tl_runner.metrics import Entities, evaluate
 from tl_runner.nn.blocks import blocks
 from tl_runner.nn.text import Encoder, Tokenizer, hf
+from tl_runner.preflight import preflight
 from tl_runner.run import run
+from tl_runner.search import own_configs, register
 from tl_runner.types import HIDDEN, Batch
 
 pytest.importorskip("transformers")
@@ -433,7 +439,8 @@ def test_words_are_learned_and_reported(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").is_file()
     table = (tmp_path / "run" / "predictions" / "adapt-last.csv").read_text().splitlines()
     assert len(table) == 1 + sum(int(c["support"]) for c in last["per_class"].values())
-    assert table[1].startswith("b.txt:3 anna,b,")
+    assert all(row.startswith("b.txt:") for row in table[1:])
+    assert " anna,b,B-PER," in table[1]  # every sentence begins with her
 
 
 @pytest.mark.parametrize("data", ["conll2003", "amazon_reviews"])
@@ -539,6 +546,19 @@ def test_blending_validators_are_left_out_of_texts(tmp_path: Path, caplog: pytes
     results = text_run(tmp_path / "run", "amazon_reviews", "validators=all")
     assert "mixval" not in results["stages"]["adapt"]["picks"]
     assert "validator mixval is left out" in caplog.text
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "text.md"
+COMMANDS = re.findall(r"^(?:```sh\n)?(tlrun .*)$", PAGE.read_text().replace("\\\n", ""), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_of_the_page_are_understood(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, *arguments = shlex.split(line, comments=True)
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    GlobalHydra.instance().clear()
+    register(own_configs(arguments)[0])
+    preflight(arguments)
 
 
 @pytest.mark.slow
