@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .augment import Augment
 from .loader import EvalLoader
 from .rows import Rows
-from .store import CHUNK, ArrayStore, build_map
+from .store import ArrayStore, build_map
 
 
 def fingerprint(backbone: nn.Module) -> str:
@@ -81,7 +81,7 @@ def cached_features(
 
             if not path.exists():
                 shape = total, int(backbone.num_features)  # type: ignore[arg-type]
-                chunk = CHUNK if images else 4 * batch_size
+                chunk = None if images else 4 * batch_size
                 build_map(path, shape, np.float32, fill, f"features of {name}", chunk)
             # Small enough for memory, and gathered at every step.
             stores[id(store)] = ArrayStore(torch.from_numpy(np.load(path)))

@@ -25,7 +25,7 @@ from .samples import Samples
 log = logging.getLogger(__name__)
 
 CHUNK = 128
-"""Images written between two records of progress."""
+"""Rows written between two records of progress."""
 
 
 class Store(Protocol):
@@ -127,7 +127,7 @@ def build_map(
     dtype: type,
     fill: Callable[[int, int], np.ndarray[Any, Any]],
     what: str,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> None:
     """Write `path` (.npy) chunk by chunk, once, whoever else wants it too.
 
@@ -137,8 +137,9 @@ def build_map(
     Args:
         fill: rows [start, stop) -> array; may raise, then nothing is left behind.
         what: shown in the progress bar.
-        chunk: rows written between two records of progress.
+        chunk: rows written between two records of progress; None: `CHUNK`.
     """
+    chunk = chunk or CHUNK
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".lock").touch()
