@@ -43,7 +43,8 @@ from torchvision import transforms
 
 from tl_runner.data.augment import Augment, View
 from tl_runner.data.folders import Folders
-from tl_runner.data.loader import Rows, StageLoader, order
+from tl_runner.data.loader import StageLoader, order
+from tl_runner.data.rows import Rows
 from tl_runner.data.samples import Samples
 from tl_runner.data.store import cached_pixels
 

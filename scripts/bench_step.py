@@ -40,7 +40,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from tl_runner.data.augment import Augment, View
 from tl_runner.data.domains import Prepared
-from tl_runner.data.loader import Rows, key, order
+from tl_runner.data.loader import key, order
+from tl_runner.data.rows import Rows
 from tl_runner.data.store import ArrayStore
 from tl_runner.losses import mmd
 from tl_runner.methods.mmd import MMD

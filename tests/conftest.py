@@ -240,7 +240,7 @@ def image_folders(
 
 
 def stand_in(data: dict[str, Any]) -> None:
-    """Write random images where a composed `data` node looks for real ones."""
+    """Write random images, or texts, where a composed `data` node looks for real ones."""
     domains = [
         d
         for key in ("source", "target")
@@ -262,8 +262,95 @@ def stand_in(data: dict[str, Any]) -> None:
             for template in data["files"]:
                 part = slice(0, None, 2) if "train" in template else slice(1, None, 2)
                 (root / template.replace("{domain}", domain)).write_text("\n".join(lines[part]) + "\n")
+    elif data["reader"]["_target_"].endswith("AmazonReviews"):
+        review_files(Path(data["reader"]["root"]), domains)
+    elif data["reader"]["_target_"].endswith("Conll"):
+        conll_files(Path(data["reader"]["root"]), [*data["reader"]["files"].values()])
     elif data["reader"]["_target_"].endswith("DigitsFive"):
         digit_files(Path(data["reader"]["root"]))
+
+
+WORDS = (
+    "good",
+    "bad",
+    "book",
+    "film",
+    "the",
+    "a",
+    "was",
+    "very",
+    "anna",
+    "bonn",
+    "acme",
+    "went",
+    "to",
+    "##s",
+    ".",
+)
+
+
+def tiny_encoder(folder: Path) -> str:
+    """A folder with an untrained BERT of two layers and a tokenizer of a few words, as transformers keeps them."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: i for i, word in enumerate([*special, *WORDS])}
+    core = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer()
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    core.add_special_tokens(special)
+    core.enable_padding()  # as those that are published may have it
+    folder.mkdir(parents=True, exist_ok=True)
+    core.save(str(folder / "tokenizer.json"))
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(BertConfig(vocab_size=len(vocabulary), **shape)).save_pretrained(folder)
+    return str(folder)
+
+
+def with_tiny_encoder(config: dict[str, Any], folder: Path) -> None:
+    """Put it in place of the encoder that a composed config reads texts with."""
+    name = tiny_encoder(folder)
+    config["model"]["name"] = config["model"]["backbone"]["name"] = config["data"]["tokenizer"] = name
+
+
+def review_files(root: Path, domains: Sequence[str], each: int = 12) -> None:
+    """Amazon's files, in which good is good and bad is bad."""
+    rng = np.random.default_rng(0)
+    for number, domain in enumerate(domains):
+        (root / domain).mkdir(parents=True)
+        for label, word in (("positive", "good"), ("negative", "bad")):
+            texts = [
+                " ".join([word, *rng.choice(WORDS[2 + number : 9], size=rng.integers(1, 12))])
+                for _ in range(each)
+            ]
+            reviews = [
+                f"<review>\n<title>\nx\n</title>\n<review_text>\n{t}\n</review_text>\n</review>"
+                for t in texts
+            ]
+            (root / domain / f"{label}.review").write_text("\n".join(reviews) + "\n", encoding="latin-1")
+
+
+def conll_files(
+    root: Path, files: Sequence[str] = ("eng.train", "eng.testa", "eng.testb"), each: int = 30
+) -> None:
+    """CoNLL-2003's files: tags in IOB1, of names of one or two words."""
+    rng = np.random.default_rng(0)
+    names = {"anna": "I-PER", "bonn": "I-LOC", "acme": "I-ORG"}
+    root.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        lines = ["-DOCSTART- -X- O O", ""]
+        for i in range(each):
+            for word in (*names, *rng.choice(WORDS[:13], size=rng.integers(1, 6)), "anna", "anna", "."):
+                lines.append(f"{word} NN I-NP {names.get(word, 'O')}")
+            lines += ["bonn NN I-NP I-LOC", "bonn NN I-NP B-LOC"] if i % 2 else []
+            lines.append("")
+        (root / file).write_text("\n".join(lines))
 
 
 def digit_files(root: Path, n: int = 60) -> None:

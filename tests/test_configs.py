@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import CONFIGS, EXPERIMENTS, composed, image_folders, method_class, stand_in
+from conftest import CONFIGS, EXPERIMENTS, composed, image_folders, method_class, stand_in, with_tiny_encoder
 
 from tl_runner.run import run
 from tl_runner.schema import _parameters, check
@@ -51,6 +51,8 @@ def smoke(folder: Path, *overrides: str, data: bool = True) -> dict[str, Any]:
     config = composed("trainer=smoke", *overrides)
     if "weights" in config["model"]["backbone"]:
         config["model"]["backbone"]["weights"] = "none"
+    if "tokenizer" in config["data"]:
+        with_tiny_encoder(config, folder.parent / "encoder")
     if data:
         stand_in(config["data"])
     results = run(config, folder)
@@ -80,9 +82,13 @@ def test_experiment(experiment: str, tmp_path: Path) -> None:
     smoke(tmp_path, f"experiment={experiment}", "model.size=64", "model.resize=72")
 
 
-@pytest.mark.parametrize("data", [d for d in CONFIGS["data"] if d not in ("folder", "list", "digits")])
+# Those of one's own files have no place to look at by default.
+NAMED = [d for d in CONFIGS["data"] if d not in ("folder", "list", "digits", "text", "text_folder")]
+
+
+@pytest.mark.parametrize("data", NAMED)
 def test_data(data: str, tmp_path: Path) -> None:
-    model = "mlp" if data == "toy" else "tiny"
+    model = {"toy": "mlp", "amazon_reviews": "minilm", "conll2003": "minilm"}.get(data, "tiny")
     method = "mmd" if composed(f"data={data}")["data"]["source"] else "finetune"
     smoke(tmp_path, f"data={data}", f"model={model}", f"method={method}")
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tl_runner.data.augment import Augment, View
-from tl_runner.data.loader import EvalLoader, Rows, StageLoader, generator, key, order
+from tl_runner.data.loader import EvalLoader, StageLoader, generator, key, order
+from tl_runner.data.rows import Rows
 from tl_runner.data.store import ArrayStore
 from tl_runner.types import HIDDEN, Batch
 

@@ -25,7 +25,7 @@ from test_resume import assert_same
 
 import tl_runner.overrides
 import tl_runner.run
-from tl_runner.data.loader import Rows
+from tl_runner.data.rows import Rows
 from tl_runner.errors import DataError, UserError
 from tl_runner.module import TransferModule
 from tl_runner.preflight import preflight

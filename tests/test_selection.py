@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 from tl_runner import cli
 from tl_runner.checkpoints import link
 from tl_runner.data.augment import Augment, View
-from tl_runner.data.loader import MixedLoader, Rows
+from tl_runner.data.loader import MixedLoader
+from tl_runner.data.rows import Rows
 from tl_runner.data.store import ArrayStore
 from tl_runner.errors import ConfigError, UserError
 from tl_runner.module import TransferModule

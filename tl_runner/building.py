@@ -124,7 +124,7 @@ def build_model(config: Config, data: Prepared) -> Model:
 def sample_shape(data: Prepared, augment: Augment) -> tuple[int, ...]:
     """Of a sample as the model sees it."""
     stored = data.info.shape
-    if len(stored) == 1:
+    if len(stored) != 3:
         return stored
     size = augment.size or stored[0]
     if size > stored[0]:

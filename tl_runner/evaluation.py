@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .data.domains import Prepared
-from .data.loader import EvalLoader, Rows
+from .data.loader import EvalLoader
+from .data.rows import Rows
 from .errors import DataError, UserError, nearest, reason
 from .fitted import finished, restore
 from .nn.model import Model

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal
 
 import torch
 from scipy.stats import rankdata
@@ -11,15 +14,23 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassStatScores
 
+from .errors import UserError
+
 MetricFactory = Callable[..., Metric]
 
 
-def evaluate(factories: Mapping[str, MetricFactory], logits: Tensor, y: Tensor) -> dict[str, float]:
+def evaluate(
+    factories: Mapping[str, MetricFactory],
+    logits: Tensor,
+    y: Tensor,
+    about: Mapping[str, object] = MappingProxyType({}),
+) -> dict[str, float]:
     """Each metric of softmax(logits) against the labels.
 
     Args:
-        factories: called with `num_classes`.
+        factories: called with `num_classes`, and with what of `about` they ask for by name.
         logits: (N, K). y: (N,) true labels.
+        about: the names of the `classes`; the `sentences` that rows belong to where they are words, else None.
 
     Returns:
         Values by name; fractions, not percent. Of a metric with a value for each class, `<name>/<class index>`.
@@ -28,7 +39,8 @@ def evaluate(factories: Mapping[str, MetricFactory], logits: Tensor, y: Tensor) 
     p = logits.float().softmax(1).cpu()
     found: dict[str, float] = {}
     for name, factory in factories.items():
-        value = factory(num_classes=p.shape[1])(p, y.cpu())
+        asked = {k: v for k, v in about.items() if k in inspect.signature(factory).parameters}
+        value = factory(num_classes=p.shape[1], **asked)(p, y.cpu())
         found |= (
             {f"{name}/{k}": float(v) for k, v in enumerate(value)} if value.ndim else {name: float(value)}
         )
@@ -81,3 +93,56 @@ class Support(MulticlassStatScores):
     def compute(self) -> Tensor:
         counts: Tensor = super().compute()[:, 4]
         return counts
+
+
+class Entities(Metric):
+    """Precision, recall or F1 of named entities: right is one whose type and both ends are right.
+
+    Tjong Kim Sang & De Meulder, CoNLL-2003 shared task, https://aclanthology.org/W03-0419; counted by seqeval as
+    the task's own script counts them, of which an entity may also begin without its B. In [0, 1].
+
+    Args:
+        num_classes: K.
+        classes: names of the classes: O, or B- or I- and a type.
+        sentences: (N,) which rows, in their order, make a sentence.
+        score: which of the three. average: over entities (`micro`), or over their types (`macro`).
+
+    Raises:
+        UserError: if the rows are no words, the classes no such tags, or seqeval is not installed.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        classes: Sequence[str] = (),
+        sentences: Tensor | None = None,
+        score: Literal["precision", "recall", "f1"] = "f1",
+        average: Literal["micro", "macro"] = "micro",
+    ) -> None:
+        super().__init__()
+        if sentences is None or not all(c == "O" or c[:2] in ("B-", "I-") for c in classes):
+            raise UserError(
+                "metrics of entities are of words tagged O, B-TYPE or I-TYPE, as data=conll2003 has them; "
+                f"these are {'words' if sentences is not None else 'no words'} of the classes {', '.join(classes[:5])}"
+            )
+        self.classes, self.sentences, self.which, self.average = classes, sentences, score, average
+        self.add_state("predicted", torch.zeros(0, dtype=torch.long))
+        self.add_state("truth", torch.zeros(0, dtype=torch.long))
+
+    def update(self, p: Tensor, y: Tensor) -> None:
+        """(N, K) scores and (N,) labels, once: of all rows."""
+        self.predicted, self.truth = p.argmax(1), y
+
+    def compute(self) -> Tensor:
+        try:
+            from seqeval import metrics as seqeval
+        except ImportError as error:
+            raise UserError("metrics of entities need seqeval: pip install 'tl-runner[text]'") from error
+        sizes = torch.unique_consecutive(self.sentences, return_counts=True)[1].tolist()
+
+        def tags(y: Tensor) -> list[list[str]]:
+            return [[self.classes[k] for k in sentence.tolist()] for sentence in torch.split(y, sizes)]
+
+        measure = getattr(seqeval, f"{self.which}_score")
+        value = measure(tags(self.truth), tags(self.predicted), average=self.average, zero_division=0)
+        return torch.tensor(float(value))

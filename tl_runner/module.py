@@ -37,6 +37,7 @@ class TransferModule(pl.LightningModule):
             `metrics` gets them.
         eval_names: names of the evaluation loaders, in order.
         log_every: steps between two rows of losses in the logger.
+        sentences: where the target's evaluation rows are words, which of them make a sentence; else None.
     """
 
     # Lightning prepares every hook at every step, and skips those that are None.
@@ -57,13 +58,15 @@ class TransferModule(pl.LightningModule):
         truth: Tensor | None,
         eval_names: tuple[str, ...],
         log_every: int = 50,
+        sentences: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.method, self.optim = method, optim
         self.epochs, self.steps, self.seed, self.stage = epochs, steps, seed, stage
         self.loaders, self.validators, self.metrics = loaders, validators, metrics
-        self.truth, self.eval_names, self.log_every = truth, eval_names, log_every
+        self.truth, self.sentences = truth, sentences
+        self.eval_names, self.log_every = eval_names, log_every
         self.losses: dict[str, list[Tensor]] = {}
         self.stepped = 0
         self.collected: dict[str, list[Collected]] = {}
@@ -168,8 +171,11 @@ class TransferModule(pl.LightningModule):
                 f"val/{name}": float(validator(collected)) for name, validator in self.validators.items()
             }
             if self.truth is not None:
-                truth = self.truth[target.row.cpu()]
-                scores |= {
-                    f"test/{name}": v for name, v in evaluate(self.metrics, target.logits, truth).items()
+                row = target.row.cpu()
+                about = {
+                    "classes": self.method.info.classes,
+                    "sentences": None if self.sentences is None else self.sentences[row],
                 }
+                found = evaluate(self.metrics, target.logits, self.truth[row], about)
+                scores |= {f"test/{name}": v for name, v in found.items()}
         return scores

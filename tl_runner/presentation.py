@@ -18,7 +18,8 @@ from PIL import Image
 from rich.text import Text
 
 from .data.domains import Prepared
-from .data.loader import Rows, generator
+from .data.loader import generator
+from .data.rows import Rows
 from .errors import UserError, reason
 from .evaluation import Array, Finished, Predict, View, subset, view
 from .nn.model import Model

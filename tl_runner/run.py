@@ -23,7 +23,7 @@ from .files import replace_text
 from .fitted import Fitted, restore, store
 from .parts import named
 from .presentation import clear, finish
-from .report.summary import show, where
+from .report.summary import show, where, write_classes
 from .reporting import Reporting
 from .schema import check
 from .selection import sees_target_labels, value_of
@@ -110,6 +110,7 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     }
     replace_text(folder / "results.json", json.dumps(results, indent=2))
     show(results, rich.get_console())
+    write_classes(results, folder)
     finish(
         Finished(folder, stages, data, partial(build_model, config, data)), reporting, config["predictions"]
     )

@@ -28,7 +28,7 @@ _GIVEN: dict[str, frozenset[str]] = {
     "method": frozenset({"model", "info"}),
     "model": frozenset({"info"}),
     "model.backbone": frozenset({"shape"}),
-    "metrics.*": frozenset({"num_classes"}),
+    "metrics.*": frozenset({"num_classes", "classes", "sentences"}),
     "optim.optimizer": frozenset({"params", "lr", "weight_decay", "fused"}),
 }
 

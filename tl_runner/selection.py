@@ -11,7 +11,8 @@ import torch
 
 from .data.augment import Augment
 from .data.domains import Prepared
-from .data.loader import EvalLoader, MixedLoader, Rows, generator
+from .data.loader import EvalLoader, MixedLoader, generator
+from .data.rows import Rows
 from .errors import UserError, nearest
 from .validators import LABELLED, Probe, RankEnsemble, Validator, needs
 
@@ -60,6 +61,8 @@ def usable(
 
 def _missing(need: str | Probe, data: Prepared) -> str | None:
     """What the data lacks for it."""
+    if isinstance(need, Probe) and need.mix is not None and len(data.info.shape) == 2:
+        return "blended samples (texts cannot be)"
     if isinstance(need, Probe) and need.of == "source":
         return None if "source" in data.roles else "source"
     name = need.of if isinstance(need, Probe) else need

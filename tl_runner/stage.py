@@ -18,7 +18,8 @@ from .checkpoints import LAST, WholeFiles, newest_whole, previous
 from .data.augment import Augment
 from .data.domains import Prepared
 from .data.features import cached_features
-from .data.loader import EvalLoader, Groups, Rows, StageLoader, key, on_device
+from .data.loader import EvalLoader, Groups, StageLoader, key, on_device
+from .data.rows import Rows
 from .errors import UserError, nearest
 from .fitted import Fitted, picks
 from .methods.base import Method
@@ -34,6 +35,9 @@ from .tuning import Tuning, parameter_table, shown
 from .validators import RankEnsemble, Validator
 
 log = logging.getLogger(__name__)
+
+VECTORS, TEXTS, IMAGES = 1, 2, 3
+"""Kinds of samples, by the dimensions of their shape (`DataInfo.shape`)."""
 
 
 @dataclass
@@ -70,7 +74,6 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
     """
     if any(method.source_free for method in classes(stage.method)):
         data = data.only(*({*data.roles, *data.evaluation} - {"source", "source_val"}))
-    stage = replace(stage, validators=usable(stage.validators, data))
     device = stage.trainer.device()
     pl.seed_everything(key(stage.seed, stage.name, "method") % 2**32, verbose=False)
     stage.tuning.apply(model)
@@ -79,6 +82,7 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
     table = parameter_table(model)
     log.info("%s", shown(table))
     with cached_backbone(stage, model, data, device) as prepared:
+        stage = replace(stage, validators=usable(stage.validators, prepared))
         method = stage.method(model, prepared.info)
         _check_roles(stage, method, data)
         _warn_of_small_roles(stage, method, data)
@@ -147,10 +151,10 @@ def _check_roles(stage: Stage, method: Method | type[Method], data: Prepared) ->
 
 def _warn_of_small_roles(stage: Stage, method: Method, data: Prepared) -> None:
     for role, size in stage.trainer.sizes(method.roles).items():
-        if len(data.roles[role]) < size:
+        if (units := data.roles[role].units) < size:
             log.warning(
                 "role '%s' has %d rows, fewer than its batch of %d: rows repeat within a batch",
-                *(role, len(data.roles[role]), size),
+                *(role, units, size),
             )
 
 
@@ -164,13 +168,15 @@ class cached_backbone:  # noqa: N801 (used like a function)
     def __enter__(self) -> Prepared:
         stage, data = self.stage, self.data
         frozen = not any(p.requires_grad for p in self.backbone.parameters())
-        images = len(data.info.shape) == 3
-        if not (frozen and images and stage.tuning.cache_features):
+        kind = len(data.info.shape)
+        if not (frozen and kind > VECTORS and stage.tuning.cache_features):
             return data
         if sees_images(stage.method):
-            log.info("the backbone is frozen, and runs at every step: this method looks at the images")
+            log.info(
+                "the backbone is frozen, and runs at every step: this method looks at the samples themselves"
+            )
             return data
-        if not stage.augment.fixed:
+        if kind == IMAGES and not stage.augment.fixed:
             log.info(
                 "the backbone is frozen: training on its cached features of the central view, without "
                 "augmentation (tuning.cache_features=false augments)"
@@ -199,22 +205,27 @@ class cached_backbone:  # noqa: N801 (used like a function)
         self.model.backbone = self.backbone
 
 
-def _augments(stage: Stage, method: Method, images: bool) -> dict[str, Augment]:
+def _augments(stage: Stage, method: Method, kind: int) -> dict[str, Augment]:
     """As many views of each role as the method reads.
 
     Raises:
-        UserError: if the augmentation draws fewer, or if vectors are to be cut.
+        UserError: if the augmentation draws fewer, if vectors are to be cut, or texts to be blended.
     """
-    drawn = len(stage.augment.views)
+    drawn, images = len(stage.augment.views), kind == IMAGES
     for role in method.two_views:
         if not images:
-            log.info("the two views of a %s sample differ by dropout alone: these are vectors", role)
+            log.info("the two views of a %s sample differ by dropout alone: these are no images", role)
         elif drawn < 2:
             raise UserError(
                 f"stage {stage.name}: method {type(method).__name__} compares two views of each {role} "
                 f"image, and this augmentation draws {drawn}: set augment=weak_strong or augment=two_views"
             )
     for role, mixing in method.mixing.items():
+        if kind == TEXTS:
+            raise UserError(
+                f"stage {stage.name}: mixup and cutmix blend samples, which texts cannot be; where the encoder is "
+                "frozen (tuning=frozen), mixup blends its features"
+            )
         if mixing.cutmix and not images:
             raise UserError(
                 f"stage {stage.name}: method.cutmix pastes pieces of images, and the {role} samples are vectors: "
@@ -231,18 +242,18 @@ def _assemble(
     resident = on_device({**data.roles, **{f"eval {k}": v for k, v in data.evaluation.items()}}, device)
     roles: dict[str, Rows] = {role: resident[role] for role in method.roles}
     whole = {role: resident[role] for role in (*method.roles, *method.collects)}
-    steps = settings.steps_per_epoch or max(-(-len(rows) // sizes[role]) for role, rows in roles.items())
-    images = len(next(iter(roles.values())).stores[0].shape) == 3
+    steps = settings.steps_per_epoch or max(-(-rows.units // sizes[role]) for role, rows in roles.items())
+    kind = len(next(iter(roles.values())).stores[0].shape)
     loader = StageLoader(
         roles=roles,
         batch_size=sizes,
         steps=steps,
-        augment=_augments(stage, method, images),
+        augment=_augments(stage, method, kind),
         seed=stage.seed,
         stage=stage.name,
         epoch=lambda: 0,
         # Gathering vectors costs less than handing them to a thread.
-        workers=stage.workers if images else 0,
+        workers=stage.workers if kind > VECTORS else 0,
         device=device,
         mixing=method.mixing,
         balanced=settings.balanced,
@@ -268,6 +279,7 @@ def _assemble(
         data.truth,
         tuple(evaluation),
         settings.log_every,
+        data.evaluation["target"].group if "target" in data.evaluation else None,
     )
     return module, loader, list(evaluation.values())
 

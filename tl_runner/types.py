@@ -10,6 +10,8 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
+from . import tokens
+
 # Ranges that `check()` enforces on config values before anything is built.
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
@@ -26,7 +28,8 @@ class Batch:
     """One role's mini-batch.
 
     Attributes:
-        views: augmented copies of the same N samples, each (N, ...).
+        views: augmented copies of the same N samples, each (N, ...). Of texts each is (S, L), with N marks on what
+            is classified (`tokens`): N texts or, of fewer texts, N words.
         y: (N,) int64 class indices; `HIDDEN` for unlabelled rows. Where the method mixes samples, (N, K)
             float32 shares of the classes: `F.cross_entropy` takes either.
         domain: (N,) int64, which domain of the role a row comes from.
@@ -54,7 +57,7 @@ class Batch:
 
     def where(self, chosen: Tensor) -> Batch:
         """The rows of a mask (N,)."""
-        views = tuple(view[chosen] for view in self.views)
+        views = tuple(tokens.choose(view, chosen) for view in self.views)
         return Batch(views, self.y[chosen], self.domain[chosen], self.row[chosen])
 
 
@@ -126,8 +129,9 @@ class DataInfo:
 
     Attributes:
         classes: class names; a label is an index into them.
-        shape: of one sample as the model sees it: (C, H, W) for images, (D,) for vectors.
-        sizes: number of samples of each role present.
+        shape: of one sample as the model sees it: (C, H, W) for images, (L, V) for texts of at most L tokens out of
+            V, (D,) for vectors.
+        sizes: number of samples (images, texts, words) of each role present.
         domains: names of the domains of each role, in the order of `Batch.domain`.
         counts: samples of each class in each labelled role.
     """

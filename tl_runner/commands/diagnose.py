@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..data.domains import Prepared
-    from ..data.loader import Rows
+    from ..data.rows import Rows
     from ..diagnosis import Diagnosis, Domain, Settings
     from ..nn.model import Model
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ..errors import DataError, UserError
 from ..types import Count, DataInfo, Fraction, Natural
-from .draws import Array, check_taught, per_class, source_rows, target_rows
+from .draws import Array, check_taught, in_groups, per_class, source_rows, target_rows
 from .folders import Folders, Lists
-from .loader import Rows
+from .rows import Rows
 from .samples import Reader, Samples, unify_classes
 from .store import FileStore, Store, cached_pixels
 
@@ -80,8 +80,7 @@ class DomainData:
         cache_dir: where maps lie, shared by all runs.
         on_corrupt: what an unreadable image is: an `error`, or something to `skip`.
         workers: threads that prepare batches ahead; 0: none.
-        seed: of held-out rows and labelled samples: the samples of a smaller number are among those of a
-            larger.
+        seed: of held-out rows and labelled samples; of these a smaller number is among a larger.
     """
 
     def __init__(
@@ -139,11 +138,13 @@ class DomainData:
         pool = ThreadPoolExecutor(os.cpu_count())
         for name in names:
             samples, stores[name] = self._open(domains[name], pool)
-            prints[name] = hashlib.sha256(
-                f"{samples.fingerprint()} {self.resize} {self.channels}".encode()
-            ).hexdigest()
+            prints[name] = hashlib.sha256(f"{samples.fingerprint()} {self._settings()}".encode()).hexdigest()
             domains[name] = samples
         return self._divide(domains, classes, stores, prints)
+
+    def _settings(self) -> str:
+        """What of the settings says how samples are stored."""
+        return f"{self.resize} {self.channels}"
 
     def _open(self, samples: Samples, pool: ThreadPoolExecutor) -> tuple[Samples, Store]:
         if self.cache or samples.files is None:
@@ -182,7 +183,7 @@ class DomainData:
             train, val, test = target_rows(
                 *(domains[name], labels[name], self.protocol == "split", self.target_test, self.seed)
             )
-            known = self._labeled(name, labels[name], train, classes)
+            known = self._labeled(domains[name], labels[name], train, classes)
             if not len(known):
                 val = known
             put("labeled", name, known)
@@ -221,17 +222,17 @@ class DomainData:
                 if role != "target"
             },
         )
-        contents = {id(stores[name]): print_ for name, print_ in prints.items()}
         labelled = {
             name: (s.classes, s.labels.tobytes(), None if s.split is None else s.split.tolist())
             for name, s in domains.items()
         }
         whole = hashlib.sha256(repr((sorted(prints.items()), sorted(labelled.items()))).encode()).hexdigest()
+        contents = {id(stores[name]): print_ for name, print_ in prints.items()}
         names = {name: s.names for name, s in domains.items()}
         return Prepared(roles, evaluation, truth, info, contents, whole, names)
 
-    def _labeled(self, name: str, y: Array, train: Array, classes: tuple[str, ...]) -> Array:
-        number, share = self.labeled_per_class, self.label_fraction
+    def _labeled(self, samples: Samples, y: Array, train: Array, classes: tuple[str, ...]) -> Array:
+        name, number, share = samples.domain, self.labeled_per_class, self.label_fraction
         if not number and not share:
             return train[:0]
         asked = f"data.labeled_per_class={number}" if number else f"data.label_fraction={share}"
@@ -247,7 +248,10 @@ class DomainData:
         def wanted(count: int) -> int:
             return count if number == "all" else number or max(1, round(share * count))
 
-        known = per_class(y, train, wanted, self.seed, "labeled", name)
+        if share and samples.group is not None:  # Sentences are labelled, not words.
+            known = in_groups(samples.group, train, share, self.seed, "labeled", name)
+        else:
+            known = per_class(y, train, wanted, self.seed, "labeled", name)
         if self.protocol == "transductive" and len(known) == len(train):
             raise DataError(
                 f"{asked} leaves nothing to test on under data.protocol=transductive; set data.protocol=split"

@@ -29,8 +29,15 @@ def per_class(y: npt.NDArray[Any], rows: Array, wanted: Callable[[int], int], *k
     return np.sort(np.concatenate(picked))
 
 
+def in_groups(group: Array, rows: Array, share: float, *key: object) -> Array:
+    """Of `rows`, those of a share of their groups, and of at least one; sorted."""
+    every = np.unique(group[rows])
+    shuffled = every[torch.randperm(len(every), generator=generator(*key)).numpy()]
+    return rows[np.isin(group[rows], shuffled[: max(1, round(share * len(every)))])]
+
+
 def source_rows(samples: Samples, y: Array, held_out: float, seed: int) -> tuple[Array, Array]:
-    """A source's rows to train and to validate on: its own split, or a share of each class."""
+    """A source's rows to train and to validate on: its own split, or a share of each class, or of its sentences."""
     usable = y >= 0
     if samples.split is not None:
         other = "val" if (samples.split == "val").any() else "test"
@@ -40,7 +47,11 @@ def source_rows(samples: Samples, y: Array, held_out: float, seed: int) -> tuple
                 np.flatnonzero(usable & (samples.split == other)),
             )
     rows = np.flatnonzero(usable)
-    held = per_class(y, rows, lambda count: round(held_out * count), seed, "source_val", samples.domain)
+    about = seed, "source_val", samples.domain
+    if samples.group is None:
+        held = per_class(y, rows, lambda count: round(held_out * count), *about)
+    else:  # The words of a sentence know each other.
+        held = in_groups(samples.group, rows, held_out, *about) if held_out else rows[:0]
     return np.setdiff1d(rows, held), held
 
 
@@ -57,6 +68,9 @@ def target_rows(
         train, val, test = (np.flatnonzero(usable & (samples.split == s)) for s in ("train", "val", "test"))
         return train, val, test
     # Never by class: the split must not know target labels.
+    if samples.group is not None:
+        test_rows = in_groups(samples.group, rows, tested, seed, "target_test", samples.domain)
+        return np.setdiff1d(rows, test_rows), rows[:0], test_rows
     order = torch.randperm(len(y), generator=generator(seed, "target_test", samples.domain)).numpy()
     test = np.zeros(len(y), dtype=bool)
     test[order[: round(tested * len(y))]] = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ _HOLE = re.compile(r"\{(\w+)\}")
 
 
 class Folders:
-    """Images in folders.
+    """Images, or other files, in folders.
 
     Args:
         root: the data set's folder.
@@ -28,12 +28,19 @@ class Folders:
             Without `{class}` a domain is unlabelled. A mapping gives each domain its own layout, with
             `default` for the others.
         source_url: where to get the data; part of the message when it is missing.
+        kind, suffixes: what the files are, and how their names end.
     """
 
     def __init__(
-        self, root: str, layout: str | Mapping[str, str] = "{domain}/{class}/*", source_url: str | None = None
+        self,
+        root: str,
+        layout: str | Mapping[str, str] = "{domain}/{class}/*",
+        source_url: str | None = None,
+        kind: str = "images",
+        suffixes: Collection[str] = IMAGES,
     ) -> None:
         self.root, self.source_url = Path(root).expanduser(), source_url
+        self.kind, self.suffixes = kind, suffixes
         self.layouts = {"default": layout} if isinstance(layout, str) else dict(layout)
 
     def read(self, domain: str) -> Samples:
@@ -57,12 +64,12 @@ class Folders:
         for file in sorted(self.root.glob(glob)):
             name = file.relative_to(self.root).as_posix()
             match = pattern.fullmatch(name)
-            if match and file.suffix.lower() in IMAGES and "/." not in f"/{name}":
+            if match and file.suffix.lower() in self.suffixes and "/." not in f"/{name}":
                 found = match.groupdict()
                 names.append(name)
                 files.append(file)
                 labels.append(found.get("class", ""))
-                splits.append(_split_name(found.get("split"), name))
+                splits.append(split_name(found.get("split"), name))
         if not files:
             raise DataError(self._missing(self.root / filled, layout, domain))
         if "{class}" in filled:
@@ -83,11 +90,12 @@ class Folders:
             f.relative_to(self.root).as_posix() for f in self.root.glob(_HOLE.sub("*", folder)) if f.is_dir()
         )
         present = {m["class"] for m in map(pattern.fullmatch, folders) if m}
+        one = "an image" if self.kind == "images" else f"any {self.kind}"
         if empty := sorted(c for c in present - found if not c.startswith(".")):
-            log.warning("domain '%s': class folders without an image are ignored: %s", domain, empty)
+            log.warning("domain '%s': class folders without %s are ignored: %s", domain, one, empty)
 
     def _missing(self, looked: Path, layout: str, domain: str | None = None) -> str:
-        message = f"no images found: looked for {looked}; expected the layout {self.root}/{layout}"
+        message = f"no {self.kind} found: looked for {looked}; expected the layout {self.root}/{layout}"
         if domain and self.root.is_dir():
             have = [f.name for f in self.root.iterdir() if f.is_dir()]
             message += f" (folders there: {', '.join(sorted(have)[:12]) or 'none'}{nearest(domain, have)})"
@@ -121,7 +129,7 @@ _SPLITS = {
 }
 
 
-def _split_name(given: str | None, where: str) -> str:
+def split_name(given: str | None, where: str) -> str:
     if given is None:
         return "train"
     split = _SPLITS.get(given.strip().lower())
@@ -185,7 +193,7 @@ class Lists:
             f.parent.name if self.class_from == "folder" else label
             for f, (_, label, _) in zip(files, rows, strict=True)
         ]
-        splits = [_split_name(split, path) for path, _, split in rows]
+        splits = [split_name(split, path) for path, _, split in rows]
         return from_labels(
             domain,
             [path for path, _, _ in rows],

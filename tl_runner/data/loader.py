@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -14,10 +14,11 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from ..types import HIDDEN, Batch, Mixing
+from ..types import Batch, Mixing
 from .augment import Augment
 from .mixing import mixed
-from .store import ArrayStore, Store
+from .rows import Rows
+from .store import ArrayStore
 
 
 def key(*parts: object) -> int:
@@ -27,50 +28,6 @@ def key(*parts: object) -> int:
 
 def generator(*parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(key(*parts))
-
-
-@dataclass
-class Rows:
-    """The samples of one role or evaluation set.
-
-    Attributes:
-        stores: of the domains involved.
-        domain: (N,) index into `stores`. index: (N,) row in that store.
-        y: (N,) labels; `HIDDEN` throughout where the training code may not know them.
-        names: of the domains, in order.
-    """
-
-    stores: list[Store]
-    domain: Tensor
-    index: Tensor
-    y: Tensor
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def gather(self, row: Tensor) -> Tensor:
-        """The samples at `row`, in that order."""
-        if len(self.stores) == 1:
-            return self.stores[0].rows(self.index[row])
-        domain, index = self.domain[row], self.index[row]
-        out: Tensor | None = None
-        for number, store in enumerate(self.stores):
-            mask = domain == number
-            if mask.any():
-                part = store.rows(index[mask])
-                if out is None:
-                    out = part.new_empty((len(row), *part.shape[1:]))
-                out[mask.to(out.device)] = part
-        assert out is not None
-        return out
-
-    def hidden(self) -> Rows:
-        """The same rows without their labels."""
-        return replace(self, y=torch.full_like(self.y, HIDDEN))
-
-    def batch(self, row: Tensor, views: tuple[Tensor, ...]) -> Batch:
-        return Batch(views, self.y[row], self.domain[row], row)
 
 
 def order(size: int, count: int, *parts: object) -> Tensor:
@@ -100,7 +57,7 @@ class StageLoader:
 
     Args:
         roles: what to read.
-        batch_size: per role.
+        batch_size: per role; sentences, where the rows are words.
         steps: items per epoch.
         augment: how views are drawn, per role.
         seed: of order and augmentation. stage: name of the stage.
@@ -138,7 +95,7 @@ class StageLoader:
         for role, rows in self.roles.items():
             about = (self.steps * self.batch_size[role], self.seed, self.stage, role, epoch)
             orders[role] = (
-                balanced_order(rows.y, *about) if role in self.balanced else order(len(rows), *about)
+                balanced_order(rows.y, *about) if role in self.balanced else order(rows.units, *about)
             )
 
         def make(step: int) -> dict[str, Batch]:
@@ -146,6 +103,8 @@ class StageLoader:
             for role, rows in self.roles.items():
                 n, augment = self.batch_size[role], self.augment[role]
                 row = orders[role][step * n : (step + 1) * n]
+                if role not in self.balanced:  # which draws words one by one
+                    row = rows.of(row)
                 x = rows.gather(row)
                 if x.dtype == torch.uint8:
                     g = generator(self.seed, self.stage, role, epoch, step, "views")

@@ -23,7 +23,9 @@ class Samples:
         labels: (N,) int64 indices into `classes`; `HIDDEN` where the domain has no labels.
         classes: names of the classes present; empty for a domain without labels.
         files: image files, or
-        array: uint8 images (N, H, W[, C]) or float32 vectors (N, D).
+        array: uint8 images (N, H, W[, C]) or float32 vectors (N, D), or
+        texts: N texts; with `group` N words.
+        group: (N,) ascending, which words make a sentence; None where each sample is by itself.
         split: (N,) of `train`, `val`, `test`; None if the data set has no splits of its own.
     """
 
@@ -34,6 +36,8 @@ class Samples:
     files: list[Path] | None = None
     array: np.ndarray[Any, Any] | None = None
     split: np.ndarray[Any, Any] | None = None
+    texts: list[str] | None = None
+    group: np.ndarray[Any, np.dtype[np.int64]] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -49,6 +53,8 @@ class Samples:
             None if self.files is None else [self.files[i] for i in rows],
             None if self.array is None else self.array[rows],
             None if self.split is None else self.split[rows],
+            None if self.texts is None else [self.texts[i] for i in rows],
+            None if self.group is None else self.group[rows],
         )
 
     def labels_in(self, classes: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -62,7 +68,7 @@ class Samples:
         return labels
 
     def fingerprint(self) -> str:
-        """Changes when a file is added, removed, renamed or rewritten."""
+        """Changes when a file is added, removed, renamed or rewritten, or what was read of it is another."""
         digest = hashlib.sha256()
         if self.array is not None:
             digest.update(str((self.array.shape, self.array.dtype)).encode())
@@ -70,6 +76,10 @@ class Samples:
         for name, file in zip(self.names, self.files or [], strict=False):
             stat = file.stat()
             digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        for text in self.texts or []:
+            digest.update(f"{text}\0".encode(errors="surrogatepass"))
+        if self.group is not None:
+            digest.update(np.ascontiguousarray(self.group).data)
         return digest.hexdigest()
 
 

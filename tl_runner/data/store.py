@@ -29,18 +29,25 @@ CHUNK = 128
 
 
 class Store(Protocol):
-    """N rows of equal shape."""
+    """N rows of equal shape.
+
+    Attributes:
+        group: (N,) ascending numbers, which rows are drawn together (words of a sentence); None: each is by itself.
+    """
 
     shape: tuple[int, ...]
+    group: Tensor | None
 
     def rows(self, index: Tensor) -> Tensor:
-        """(len(index), ...): uint8 images (n, H, W, C), or float32 vectors (n, D)."""
+        """(len(index), ...): uint8 images (n, H, W, C), or float32 vectors (n, D); or texts with so many marks."""
 
     def __len__(self) -> int: ...
 
 
 class ArrayStore:
     """Rows of an array in memory, on a device, or mapped from a file."""
+
+    group: Tensor | None = None
 
     def __init__(self, data: Tensor) -> None:
         self.data, self.shape = data, tuple(data.shape[1:])
@@ -57,11 +64,15 @@ class ArrayStore:
         return len(self.data)
 
     def to(self, device: torch.device) -> ArrayStore:
-        return ArrayStore(self.data.to(device))
+        moved = ArrayStore(self.data.to(device))
+        moved.group = self.group
+        return moved
 
 
 class FileStore:
     """Images decoded whenever they are asked for: the slow way, for data that no disk can hold twice."""
+
+    group: Tensor | None = None
 
     def __init__(self, files: list[Path], side: int, channels: int, pool: ThreadPoolExecutor) -> None:
         self.files, self.side, self.channels, self.pool = files, side, channels, pool
@@ -116,6 +127,7 @@ def build_map(
     dtype: type,
     fill: Callable[[int, int], np.ndarray[Any, Any]],
     what: str,
+    chunk: int | None = None,
 ) -> None:
     """Write `path` (.npy) chunk by chunk, once, whoever else wants it too.
 
@@ -125,7 +137,9 @@ def build_map(
     Args:
         fill: rows [start, stop) -> array; may raise, then nothing is left behind.
         what: shown in the progress bar.
+        chunk: rows written between two records of progress; None: `CHUNK`.
     """
+    chunk = chunk or CHUNK
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".lock").touch()
@@ -146,13 +160,13 @@ def build_map(
         target = np.lib.format.open_memmap(part, mode=mode, dtype=dtype, shape=shape)
         try:
             _reserve(part)
-            chunks: Iterable[int] = range(start, shape[0], CHUNK)
+            chunks: Iterable[int] = range(start, shape[0], chunk)
             # To stderr, and only a bar where somebody looks.
             console = Console(stderr=True)
             if not console.is_terminal:
                 log.info("%s: %d rows, once", what, shape[0] - start)
             for first in track(chunks, what, console=console, disable=not console.is_terminal):
-                last = min(first + CHUNK, shape[0])
+                last = min(first + chunk, shape[0])
                 target[first:last] = fill(first, last)
                 target.flush()
                 replace_text(done, str(last))

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from .. import tokens
 from ..nn.model import Model
 from ..types import Batch, Batches, Collected, DataInfo, Joint, Losses, Mixing, Outputs, Step
 
@@ -91,7 +92,7 @@ class Method(nn.Module):
         if self.model.bn == "per_domain" or len(x) == 1:
             return {name: model(part) for name, part in x.items()}
         joint = model(torch.cat(list(x.values())))
-        sizes = [len(part) for part in x.values()]
+        sizes = [tokens.count(part) for part in x.values()]
         features, logits = joint.features.split(sizes), joint.logits.split(sizes)
         return {name: Outputs(f, z) for name, f, z in zip(x, features, logits, strict=True)}
 

@@ -60,6 +60,10 @@ class DELTA(Inside):
                 "method delta compares the feature maps of a backbone that trains, and this one is frozen: "
                 "set tuning=full, or use method=l2_sp"
             )
+        if len(info.shape) == 2:
+            raise UserError(
+                "method delta compares feature maps of images, and these are texts: use method=l2_sp"
+            )
         before = Still.copy(model.backbone)
         sample = torch.zeros(1, *info.shape)
         layers = found(before.network, layers) if layers else tuple(stages(before.network, sample))

@@ -10,6 +10,7 @@ from ..errors import UserError
 from ..losses import distillation
 from ..nn.copies import Still
 from ..nn.model import Model
+from ..tokens import is_text
 from ..types import Batches, DataInfo, Joint, Losses, NonNegative, Positive
 from .base import Method
 
@@ -61,7 +62,8 @@ class Distill(Method):
                 f"and this data has {', '.join(info.classes)}"
             )
         self.order = [teacher.classes.index(name) for name in info.classes]
-        if len(self.shape) != len(info.shape) or self.shape[0] != info.shape[0]:
+        texts = len(info.shape) == 2
+        if len(self.shape) != len(info.shape) or self.shape[: 1 + texts] != info.shape[: 1 + texts]:
             raise UserError(
                 f"method.teacher: the teacher looks at samples of shape {self.shape}, this data has {info.shape}"
             )
@@ -72,7 +74,7 @@ class Distill(Method):
 
     def seen(self, x: Tensor) -> Tensor:
         """The samples as the teacher was trained to see them."""
-        if x.shape[1:] == self.shape:
+        if x.shape[1:] == self.shape or is_text(x):
             return x
         resized = F.interpolate(x.float(), self.shape[1:], mode="bilinear", antialias=True)
         return resized.round().to(torch.uint8) if x.dtype == torch.uint8 else resized

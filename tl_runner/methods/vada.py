@@ -4,9 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import UserError
 from ..losses import adversarial_direction, divergence, domain_adversarial, entropy
 from ..nn import mlp, reverse_gradient
 from ..nn.model import Model
+from ..tokens import is_text
 from ..types import Batches, Count, DataInfo, Joint, Losses, NonNegative
 from .adabn import still
 from .base import Method
@@ -93,6 +95,11 @@ def roughness(method: Method, x: dict[str, Tensor], out: Joint, radius: float) -
 
 def as_floats(model: Model, x: Tensor) -> Tensor:
     """Inputs as the backbone's network sees them: bytes normalised, anything else as it is."""
+    if is_text(x):
+        raise UserError(
+            "this method changes its inputs by small amounts, which texts cannot be: freeze the encoder "
+            "(tuning=frozen), and it changes features instead"
+        )
     if x.dtype != torch.uint8:
         return x
     mean, std = model.backbone.get_buffer("mean"), model.backbone.get_buffer("std")

@@ -34,9 +34,10 @@ def fisher_diagonal(
         w.requires_grad_(True)
     with torch.enable_grad():
         for batch in batches:
-            for i in range(len(batch)):
-                log_p = F.log_softmax(predict(batch.x[i : i + 1]).float(), dim=1)
-                y = log_p.exp().multinomial(1).flatten() if drawn else batch.y[i : i + 1]
+            for row in torch.eye(len(batch), dtype=torch.bool, device=batch.row.device):
+                one = batch.where(row)
+                log_p = F.log_softmax(predict(one.x).float(), dim=1)
+                y = log_p.exp().multinomial(1).flatten() if drawn else one.y
                 loss = F.nll_loss(log_p, y)
                 grads = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
                 torch._foreach_addcmul_(total, grads, grads)

@@ -19,6 +19,7 @@ class Model(nn.Module):
     Args:
         info: what the data looks like.
         backbone: called with the keyword `shape`; gives a module with `num_features`.
+        name: of a text encoder, as for `nn.text.hf` (read by the data, which takes its tokenizer).
         size: side in pixels of the images that the backbone sees (read by the augmentation).
         resize: side in pixels of the stored images that `size` is cropped from (read by the data).
         neck: what stands between backbone and head; `neck_features` is its width.
@@ -48,6 +49,7 @@ class Model(nn.Module):
         bn: Literal["joint", "per_domain"] = "joint",
         channels_last: bool = False,
         compile: bool = False,
+        name: str | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone(shape=info.shape)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from ..files import replace_text
 
 _PICKED_BY = {
     "last": "last epoch",
@@ -46,6 +49,15 @@ def show(results: Mapping[str, Any], console: Console) -> None:
         console.print(f"Accuracy on held-out source data: {steps} ({100 * (last - first):+.1f})")
 
 
+def write_classes(results: Mapping[str, Any], folder: Path) -> None:
+    """Write the table of every class as `classification_report.txt`, where there is one."""
+    if (report := classification_report(results)) is not None:
+        console = Console(file=io.StringIO(), width=100, color_system=None)
+        console.print(report)
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        replace_text(folder / "classification_report.txt", text)
+
+
 def where(results: Mapping[str, Any], console: Console) -> None:
     """Print where everything lies."""
     if (page := Path(results["folder"]) / "report.html").is_file():
@@ -66,8 +78,27 @@ def classification_report(results: Mapping[str, Any]) -> Table | None:
     for metric in metrics:
         table.add_column(metric, justify="right")
     for name, values in classes.items():
-        table.add_row(name, *(number(metric, values[metric]) for metric in metrics))
+        table.add_row(name, *(number(m, values[m]) for m in metrics), end_section=name == list(classes)[-1])
+    for name, values in averages(classes).items():
+        table.add_row(name, *(number(m, values[m]) if m in values else "" for m in metrics))
     return table
+
+
+def averages(classes: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Micro, macro and weighted mean of what was measured of each class; nothing without its support.
+
+    Over classes that there are. The micro mean of precision, recall and F1 alike is the accuracy, where each sample
+    has one class and is given one.
+    """
+    present = [v for v in classes.values() if v.get("support")]
+    total = sum(v["support"] for v in present)
+    names = [m for m in ("precision", "recall", "f1") if present and all(m in v for v in present)]
+    if not total or not names:
+        return {}
+    weighted = {m: sum(v["support"] * v[m] for v in present) / total for m in names}
+    macro = {m: sum(v[m] for v in present) / len(present) for m in names}
+    micro = {"micro": dict.fromkeys(names, weighted["recall"])} if "recall" in names else {}
+    return {k: {**v, "support": total} for k, v in {**micro, "macro": macro, "weighted": weighted}.items()}
 
 
 def picked_by(pick: str) -> str:
