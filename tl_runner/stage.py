@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from .callbacks import Display, History, Picks, Unfreeze, WholeFiles, last
+from .callbacks import Display, History, Picks, Unfreeze, Watch, Watcher, WholeFiles, last
 from .data.augment import Augment
 from .data.domains import Prepared
 from .data.features import cached_features
@@ -57,12 +57,21 @@ class Stage:
     cache: Path
 
 
-def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Console, resume: bool) -> Fitted:
+def fit(
+    stage: Stage,
+    model: Model,
+    data: Prepared,
+    folder: Path,
+    console: Console,
+    resume: bool,
+    watch: Watcher = lambda epoch, epochs, row: None,
+) -> Fitted:
     """Train one stage; afterwards `model` holds its last weights.
 
     Args:
         folder: for checkpoints and event files.
         resume: go on from the stage's last checkpoint, if there is one.
+        watch: is shown each epoch; what it raises ends the fit.
 
     Raises:
         UserError: if the data lacks a role, or a setting does not fit.
@@ -82,7 +91,7 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
         _check_roles(stage, method, data)
         _warn_of_small_roles(stage, method, data)
         module, loader, evaluation = _assemble(stage, method, prepared, device)
-        history, chosen, trainer = _trainer(stage, prepared, folder, console, device)
+        history, chosen, trainer = _trainer(stage, prepared, folder, console, device, watch)
         before = folder / "checkpoints" / stage.name / "last.ckpt"
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -270,7 +279,7 @@ def _assemble(
 
 
 def _trainer(
-    stage: Stage, data: Prepared, folder: Path, console: Console, device: torch.device
+    stage: Stage, data: Prepared, folder: Path, console: Console, device: torch.device, watch: Watcher
 ) -> tuple[History, Picks, pl.Trainer]:
     settings, judges = stage.trainer, criteria(stage.validators, data, stage.metrics)
     if settings.early_stop is not None and settings.early_stop not in judges.keys() - {"oracle"}:
@@ -287,6 +296,7 @@ def _trainer(
         logger=pl.loggers.TensorBoardLogger(str(folder), name="tensorboard", version=stage.name),
         callbacks=[
             history,
+            Watch(history, watch),
             Unfreeze(stage.tuning),
             Display(stage.name, console),
             chosen,

@@ -1,49 +1,72 @@
-"""`tlrun resume RUN_DIR`: go on with a run that was killed."""
+"""`tlrun resume DIR`: go on with a run that was killed, or with what is not done of a sweep."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from ..errors import UserError
-from ..status import read, recorded
-from ..terminal import Handler
+from ..status import digest, locked, recorded
+from ..terminal import Handler, logged
 
-USAGE = "usage: tlrun resume RUN_DIR    RUN_DIR holds config.yaml and checkpoints/"
+USAGE = """\
+usage: tlrun resume DIR [KEY=VALUE ...]
+  DIR         a run's folder, or a sweep's
+  KEY=VALUE   of a sweep's launcher and sweeper: launcher=joblib sweep.retry_failed=false
+"""
 
 
 def main(arguments: list[str], own: list[Path]) -> None:
-    """Resume the run in the folder given.
+    """Resume the run, or the sweep, in the folder given.
 
     Raises:
-        UserError: if the folder holds no run.
+        UserError: if the folder holds neither.
     """
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print(USAGE, file=sys.stdout if arguments in (["-h"], ["--help"]) else sys.stderr)
-        sys.exit(0 if arguments in (["-h"], ["--help"]) else 2)
-    folder = Path(arguments[0])
-    file = folder / "config.yaml"
-    if not file.is_file():
-        raise UserError(f"tlrun resume: {folder} is no run folder: it has no config.yaml")
+    if not arguments or arguments[0].startswith("-"):
+        print(USAGE, end="", file=sys.stdout if arguments[:1] in (["-h"], ["--help"]) else sys.stderr)
+        sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
+    folder, changes = Path(arguments[0]), arguments[1:]
+    if (folder / "multirun.yaml").is_file():
+        _sweep(folder, changes, own)
+        return
+    if changes:
+        raise UserError(f"tlrun resume: a run goes on as it began; '{changes[0]}' is for sweeps")
+    config = _yaml(folder / "config.yaml", f"{folder} is no run folder: it has no config.yaml")
     if (folder / "results.json").exists():
         raise UserError(f"tlrun resume: the run in {folder} is finished; see results.json")
-    with suppress(OSError, ValueError):  # What it says is news; the checkpoints are what counts.
-        if (stands := read(folder)) and stands[0] == "running":
-            raise UserError(f"tlrun resume: the run in {folder} is still running ({stands[1]})")
-    try:
-        config = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"tlrun resume: {file} is not valid YAML: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"tlrun resume: {file} is not a run's config")
-    log_file = logging.FileHandler(folder / "run.log")
-    log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Handler(), log_file])
-    with recorded(folder):
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Handler()])
+    with locked(folder), logged(folder), recorded(folder, digest(config)):
         from ..run import run
 
         run(config, folder, resume=True)
+
+
+def _sweep(folder: Path, changes: list[str], own: list[Path]) -> None:
+    """The command line that the sweep was started with, once more, into its own folder."""
+    from ..cli import compose_and_run
+
+    told = _yaml(folder / "multirun.yaml", "")
+    try:
+        overrides = [str(o) for o in told["hydra"]["overrides"]["task"]]
+    except (KeyError, TypeError):
+        raise UserError(f"tlrun resume: {folder / 'multirun.yaml'} is not what a sweep writes") from None
+    for change in changes:
+        if not change.startswith(("launcher", "sweep.")):
+            raise UserError(f"tlrun resume: a sweep goes on as it began; '{change}' would make it another")
+    compose_and_run(["-m", *overrides, *changes, f"hydra.sweep.dir='{folder.absolute()}'"], own)
+
+
+def _yaml(file: Path, missing: str) -> dict[str, Any]:
+    if not file.is_file():
+        raise UserError(f"tlrun resume: {missing}")
+    try:
+        found = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"tlrun resume: {file} is not valid YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"tlrun resume: {file} is not a run's config")
+    return found
