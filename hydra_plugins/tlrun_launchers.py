@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Count = Annotated[int, Ge(1)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
 
 
 class JobLauncher(Launcher):
@@ -150,3 +154,99 @@ class Joblib(JobLauncher):
                 if process.pid is not None and process.is_alive():
                     process.terminate()
             raise
+
+
+class Ray(JobLauncher):
+    """Jobs on a Ray cluster, by default one of this machine alone, each in a process of its own.
+
+    Args:
+        cpus: of each job; also its threads for arithmetic.
+        gpus: of each job; a part of one where several jobs share it.
+        address: of a running cluster whose machines see the same folders; `auto` finds one; None starts one.
+    """
+
+    def __init__(self, cpus: Positive = 1, gpus: NonNegative = 0, address: str | None = None) -> None:
+        self.cpus, self.gpus, self.address = cpus, gpus, address
+
+    def execute(self, jobs: Sequence[Job]) -> None:
+        from tl_runner.jobs import alone
+        from tl_runner.sweep import optional
+
+        ray = optional("ray", "launcher=ray", "ray")
+
+        started = {} if self.address else {"include_dashboard": False}
+        ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **started)
+        # A worker that has run a job ends; a job that has killed its worker is not run again.
+        options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_calls": 1, "max_retries": 0}
+        try:
+            run = ray.remote(**options)(alone)
+            running = {run.remote(job, max(1, int(self.cpus))): job for job in jobs}
+            while running:
+                for done in ray.wait(list(running))[0]:
+                    with suppress(Exception):  # Its folder says what happened.
+                        ray.get(done)
+                    self.tell(running.pop(done))
+        finally:
+            ray.shutdown()
+
+
+class Slurm(JobLauncher):
+    """Jobs as an array of a SLURM cluster, submitted by submitit. One that is preempted or runs out of time is put
+    back into the queue, and goes on from its last epoch.
+
+    Its machines see the same folders. Names are submitit's; its files go into the sweep's folder `.submitit`.
+
+    Args:
+        cluster: `local` runs all jobs at once on this machine, to try a sweep out.
+        array_parallelism: jobs at a time.
+        timeout_min: minutes of each job, until it is put back.
+        max_num_timeout: how often.
+        cpus_per_task, gpus_per_node, mem_gb: of each job.
+        additional_parameters: of `sbatch`: `{account: mine}`.
+    """
+
+    def __init__(
+        self,
+        cluster: Literal["slurm", "local"] = "slurm",
+        array_parallelism: Count = 64,
+        timeout_min: Count = 240,
+        max_num_timeout: Annotated[int, Ge(0)] = 10,
+        cpus_per_task: Count = 1,
+        gpus_per_node: Annotated[int, Ge(0)] = 0,
+        mem_gb: Positive | None = None,
+        partition: str | None = None,
+        additional_parameters: dict[str, Any] | None = None,
+    ) -> None:
+        self.cluster, self.max_num_timeout = cluster, max_num_timeout
+        self.all = {
+            "timeout_min": timeout_min,
+            "cpus_per_task": cpus_per_task,
+            "gpus_per_node": gpus_per_node,
+            "mem_gb": mem_gb,
+        }
+        self.slurm = {
+            "slurm_array_parallelism": array_parallelism,
+            "slurm_partition": partition,
+            "slurm_additional_parameters": dict(additional_parameters or {}),
+        }
+
+    def execute(self, jobs: Sequence[Job]) -> None:
+        from tl_runner.sweep import optional
+
+        submitit = optional("submitit", "launcher=slurm", "slurm")
+        logging.getLogger("submitit").propagate = False  # It prints by itself.
+        folder = Path(self.config.hydra.sweep.dir).absolute() / ".submitit" / "%j"
+        executor = submitit.AutoExecutor(
+            folder, cluster=self.cluster, slurm_max_num_timeout=self.max_num_timeout
+        )
+        given = {k: v for k, v in {**self.all, **self.slurm}.items() if v is not None}
+        executor.update_parameters(name="tlrun", **given)
+        with executor.batch():
+            submitted = {executor.submit(job): job for job in jobs}
+        log.info("submitted as %s", ", ".join(task.job_id for task in submitted))
+        while submitted:
+            for task in [task for task in submitted if task.done()]:
+                with suppress(Exception):  # Its folder says what happened.
+                    task.result()
+                self.tell(submitted.pop(task))
+            time.sleep(1)

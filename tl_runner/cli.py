@@ -44,7 +44,7 @@ metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/; after a single ru
 
 COMMANDS = ("diagnose", "list", "predict", "report", "resume", "status", "study")
 """`tlrun COMMAND ...`: each a module of `commands` with `main(arguments, own)`, `own` being the user's own
-config folders."""
+config folders. What it returns, if anything, is a command line to be run."""
 
 
 def main() -> None:
@@ -58,7 +58,9 @@ def main() -> None:
             if str(folder) not in sys.path:
                 sys.path.append(str(folder))
         if others[:1] and others[0] in COMMANDS:
-            import_module(f".commands.{others[0]}", __package__).main(others[1:], own)
+            again = import_module(f".commands.{others[0]}", __package__).main(others[1:], own)
+            if again is not None:
+                compose_and_run(again, own)
         elif others[:1] in (["-h"], ["--help"], ["help"]):
             print(HELP.format(groups=_groups([config_dir(), *own])))
         else:
@@ -121,6 +123,8 @@ def _after_sweep() -> None:
     after_sweep(SweepFolder.folder)
     outcomes = SweepFolder.outcomes
     show_sweep(outcomes)
+    if SweepFolder.note:
+        print(SweepFolder.note)
     if bad := [o for o in outcomes if o.bad]:
         again = f"`tlrun resume {SweepFolder.folder}` goes on with what is not done"
         print(f"tlrun: {len(bad)} of {len(outcomes)} jobs are not done; {again}", file=sys.stderr)

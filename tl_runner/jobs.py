@@ -103,7 +103,7 @@ class Job:
         """Who may stop it early: the search that it is a trial of."""
         if self.config["sweep"].get("pruner", "none") == "none":
             return None
-        from .pruning import watcher
+        from .trials import watcher
 
         return watcher(self.folder.parent, self.config["sweep"])
 

@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -81,11 +82,15 @@ def preflight(arguments: list[str]) -> list[str]:
 
 
 def _check_plugins(config: DictConfig) -> list[str]:
-    """Problems of the launcher that was chosen; published ones check themselves."""
-    if config.hydra.runtime.choices["hydra/launcher"] != "tlrun":
-        return []
-    node: Any = OmegaConf.to_container(config.launcher, resolve=True)
-    return check_plugin("launcher", node, Launcher)
+    """Problems of the sweeper and the launcher that were chosen, if they are ours."""
+    problems = []
+    for path, kind in (("sweep", Sweeper), ("launcher", Launcher)):
+        node: Any = OmegaConf.to_container(
+            config.hydra[f"{path}er" if path == "sweep" else path], resolve=True
+        )
+        if str(node.get("_target_")).startswith("hydra_plugins.tlrun_"):
+            problems += check_plugin(path, node, kind)
+    return problems
 
 
 def _compose(

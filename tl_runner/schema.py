@@ -58,10 +58,6 @@ def check_root(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"predictions: expected {', '.join(PREDICTIONS)}, got {wanted!r}{hint}")
     elif wanted == "parquet" and importlib.util.find_spec("pyarrow") is None:
         problems.append("predictions=parquet needs pyarrow: pip install 'tl-runner[parquet]', or write csv")
-    for key, least in (("trials", 1), ("seed", 0)):
-        number = (config.get("sweep") or {}).get(key, least)
-        if not isinstance(number, int) or isinstance(number, bool) or number < least:
-            problems.append(f"sweep.{key}: expected a whole number >= {least}, got {number!r}")
     if not isinstance(retry := (config.get("sweep") or {}).get("retry_failed", True), bool):
         problems.append(f"sweep.retry_failed: expected true or false, got {retry!r}")
     stages = (config.get("recipe") or {}).get("stages")

@@ -149,7 +149,7 @@ def read(folder: Path) -> tuple[State, str] | None:
         if _held(folder):
             return "running", where
         return "unfinished", f"it was {where}; whether it still runs shows only there"
-    found: State = state
+    found: State = state  # type: ignore[assignment]
     return found, str(told.get("why", ""))
 
 

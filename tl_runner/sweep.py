@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from hydra.experimental.callback import Callback
 
+from .errors import UserError
 from .status import State
 
 BAD = ("failed", "unfinished", "waiting")
@@ -34,12 +36,26 @@ class Outcome:
         return self.state in BAD
 
 
+def optional(package: str, what: str, extra: str) -> Any:
+    """A package that only some sweeps need.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        return import_module(package)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{what} needs {package}: pip install 'tl-runner[{extra}]'") from error
+
+
 class SweepFolder(Callback):
-    """Remembers the folder of this process's sweep, None without one; and what has become of its jobs."""
+    """Remembers the folder of this process's sweep, None without one; what has become of its jobs, and what else
+    is to be said at its end."""
 
     folder: ClassVar[Path | None] = None
     outcomes: ClassVar[list[Outcome]] = []
+    note: ClassVar[str] = ""
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         SweepFolder.folder = Path(config.hydra.sweep.dir).absolute()
-        SweepFolder.outcomes = []
+        SweepFolder.outcomes, SweepFolder.note = [], ""

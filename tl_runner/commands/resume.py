@@ -20,8 +20,8 @@ usage: tlrun resume DIR [KEY=VALUE ...]
 """
 
 
-def main(arguments: list[str], own: list[Path]) -> None:
-    """Resume the run, or the sweep, in the folder given.
+def main(arguments: list[str], own: list[Path]) -> list[str] | None:
+    """Resume the run in the folder given; of a sweep, return the command line that does.
 
     Raises:
         UserError: if the folder holds neither.
@@ -31,8 +31,7 @@ def main(arguments: list[str], own: list[Path]) -> None:
         sys.exit(0 if arguments[:1] in (["-h"], ["--help"]) else 2)
     folder, changes = Path(arguments[0]), arguments[1:]
     if (folder / "multirun.yaml").is_file():
-        _sweep(folder, changes, own)
-        return
+        return _sweep(folder, changes)
     if changes:
         raise UserError(f"tlrun resume: a run goes on as it began; '{changes[0]}' is for sweeps")
     config = _yaml(folder / "config.yaml", f"{folder} is no run folder: it has no config.yaml")
@@ -43,12 +42,11 @@ def main(arguments: list[str], own: list[Path]) -> None:
         from ..run import run
 
         run(config, folder, resume=True)
+    return None
 
 
-def _sweep(folder: Path, changes: list[str], own: list[Path]) -> None:
+def _sweep(folder: Path, changes: list[str]) -> list[str]:
     """The command line that the sweep was started with, once more, into its own folder."""
-    from ..cli import compose_and_run
-
     told = _yaml(folder / "multirun.yaml", "")
     try:
         overrides = [str(o) for o in told["hydra"]["overrides"]["task"]]
@@ -57,7 +55,9 @@ def _sweep(folder: Path, changes: list[str], own: list[Path]) -> None:
     for change in changes:
         if not change.startswith(("launcher", "sweep.")):
             raise UserError(f"tlrun resume: a sweep goes on as it began; '{change}' would make it another")
-    compose_and_run(["-m", *overrides, *changes, f"hydra.sweep.dir='{folder.absolute()}'"], own)
+    given = {change.partition("=")[0] for change in changes}
+    kept = [o for o in overrides if o.partition("=")[0] not in given]
+    return ["-m", *kept, *changes, f"hydra.sweep.dir='{folder.absolute()}'"]
 
 
 def _yaml(file: Path, missing: str) -> dict[str, Any]:

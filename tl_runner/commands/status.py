@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,7 +91,8 @@ def _table(lines: Sequence[Line], every: bool) -> Table:
     """Of jobs, those that are well only counted; all of them if there are few."""
     plain = ("done", "skipped", "waiting")
     shown = [line for line in lines if every or len(lines) <= 12 or line.state not in plain]
-    cells = [_cells(line) for line in shown]
+    same = set.intersection(*(set(line.name.split(",")) for line in lines)) if len(lines) > 1 else set()
+    cells = [_cells(line, same) for line in shown]
     heads = ("job", "state", "at", "time", "objective", "why")
     table = Table(title=_counted(line.state for line in lines), title_justify="left", box=box.SIMPLE_HEAD)
     used = [i for i in range(len(heads)) if any(row[i] for row in cells)]
@@ -104,7 +105,9 @@ def _table(lines: Sequence[Line], every: bool) -> Table:
     return table
 
 
-def _cells(line: Line) -> tuple[str, ...]:
+def _cells(line: Line, same: Collection[str]) -> tuple[str, ...]:
+    """Of a job. `same`: the overrides that all have, which tell nobody anything."""
+    name = ",".join(part for part in line.name.split(",") if part not in same) or line.name
     about = told(line.folder)
     at = (
         f"{about['stage']} {about['epoch']}/{about['epochs']}"
@@ -112,7 +115,7 @@ def _cells(line: Line) -> tuple[str, ...]:
         else ""
     )
     value = "" if line.value is None else f"{line.value:.4g}"
-    return line.name, line.state, at, _duration(about, line.state), value, line.why
+    return name, line.state, at, _duration(about, line.state), value, line.why
 
 
 def _counted(states: Iterable[str]) -> str:
