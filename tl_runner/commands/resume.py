@@ -55,7 +55,8 @@ def _sweep(folder: Path, changes: list[str]) -> list[str]:
     for change in changes:
         if not change.startswith(("launcher", "sweep.")):
             raise UserError(f"tlrun resume: a sweep goes on as it began; '{change}' would make it another")
-    given = {change.partition("=")[0] for change in changes}
+    # Whether failures are left alone is said each time.
+    given = {"sweep.retry_failed", *(change.partition("=")[0] for change in changes)}
     kept = [o for o in overrides if o.partition("=")[0] not in given]
     return ["-m", *kept, *changes, f"hydra.sweep.dir='{folder.absolute()}'"]
 
