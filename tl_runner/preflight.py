@@ -15,7 +15,6 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from .errors import ConfigError, nearest
 from .overrides import of_stage, unfolded, written_out
@@ -128,7 +127,7 @@ def _compose(
     def attempt(chosen: list[str]) -> DictConfig | str:
         try:
             return compose("config", overrides=chosen, return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as error:
+        except Exception as error:  # Hydra meets what it does not expect with errors of any kind.
             return _sentence(error, chosen[-1])
 
     good = [*base, *(v[0] for v in variants)]
