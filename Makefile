@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev,weights,text,lora,umap,parquet]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev,weights,text,lora,umap,parquet,optuna,ray,slurm]'
 	touch $@
 
 demo: $(VENV)/installed  ## the main job on the embedded data

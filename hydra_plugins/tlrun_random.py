@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import IntervalSweep, Override
 
@@ -29,7 +30,12 @@ class RandomSweeper(BasicSweeper):
         params: keys and values that every sweep has, as of Hydra's own sweeper.
     """
 
-    def __init__(self, trials: int, seed: int, params: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        trials: Annotated[int, Ge(1)],
+        seed: Annotated[int, Ge(0)],
+        params: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(max_batch_size=None, params=params)
         self.trials, self.rng = trials, random.Random(seed)
 
@@ -53,7 +59,12 @@ class RandomSweeper(BasicSweeper):
         else:
             value = self.rng.uniform(start, end)
         if isinstance(start, int):
-            return str(
+            return spelled(
                 min(end, max(start, round(value))) if "log" in interval.tags else self.rng.randint(start, end)
             )
-        return f"{value:.4g}"
+        return spelled(value)
+
+
+def spelled(value: Any) -> str:
+    """A value as it would stand on the command line: four digits of a number are enough to search by."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -515,7 +515,9 @@ def test_a_full_disk_is_told_before_it_kills(tmp_path: Path, monkeypatch: pytest
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write the cache .*NotADirectory.*set paths\.cache"):
-        build_map(tmp_path / "file" / "sub" / "x.npy", (1, 2), np.float32, lambda a, b: np.zeros((1, 2)), "test")
+        build_map(
+            tmp_path / "file" / "sub" / "x.npy", (1, 2), np.float32, lambda a, b: np.zeros((1, 2)), "test"
+        )
 
 
 CORRUPT = (1, 6, 17)

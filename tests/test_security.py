@@ -180,6 +180,38 @@ def test_a_checkpoint_is_not_executed(stranger: Path, sentinel: Path) -> None:
     assert not sentinel.exists()
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("method._target_=os.system", "+x={_target_: os.system}", "+x={'_target_':os.system}"),
+        *("method._target_=${evil}", "hydra.job.env_set.LD_PRELOAD=/evil.so", "+hydra.callbacks.x=1"),
+        *(
+            "launcher.additional_parameters={wrap: evil}",
+            "+launcher.setup=[evil]",
+            "--config-dir=/evil",
+            "-cd=/evil",
+        ),
+    ],
+)
+def test_a_sweeps_folder_names_nothing_to_be_called(override: str, tmp_path: Path) -> None:
+    told = {"hydra": {"overrides": {"task": ["seed=0,1", override]}}}
+    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump(told))
+    with pytest.raises(UserError, match=r"vouches|may run commands"):
+        resume.main([str(tmp_path)], [])
+
+
+def test_a_sweep_goes_on_as_it_began(tmp_path: Path) -> None:
+    task = [
+        "seed=0,1",
+        "launcher=joblib",
+        "optim.optimizer._target_=torch.optim.Adagrad",
+        "launcher.n_jobs=2",
+    ]
+    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump({"hydra": {"overrides": {"task": task}}}))
+    line = resume.main([str(tmp_path), "launcher.n_jobs=3"], [])
+    assert line == ["-m", *task[:3], "launcher.n_jobs=3", f"hydra.sweep.dir='{tmp_path}'"]
+
+
 @pytest.mark.parametrize("end", [".pth", ".safetensors"])
 def test_weights_are_not_executed(end: str, sentinel: Path, tmp_path: Path) -> None:
     file = tmp_path / f"weights{end}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ import yaml
 from conftest import Tlrun
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from hydra_plugins.tlrun_random import RandomSweeper
-
 
 def draws(trials: int, *overrides: str, seed: int = 0) -> list[dict[str, str]]:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    (jobs,) = RandomSweeper(trials, seed).split_arguments(parsed, None)
+    # Hydra loads its plugins anew when it starts: the class of an earlier import would be another one.
+    (jobs,) = (
+        import_module("hydra_plugins.tlrun_random").RandomSweeper(trials, seed).split_arguments(parsed, None)
+    )
     return [dict(override.split("=", 1) for override in job) for job in jobs]
 
 
@@ -62,7 +64,10 @@ def test_random_search_through_the_command_line(tmp_path: Path, tlrun: Tlrun) ->
         (("sweep=random", "optim.lr=interval(1,0.1)"), "expected an interval of rising numbers"),
         (("sweep=random", "optim.lr=tag(log,interval(0,1))"), "begins above 0"),
         (("sweep=random", "optim.lrr=interval(0,1)"), "unknown key 'optim.lrr'; did you mean 'lr'?"),
-        (("sweep=random", "sweep.trials=0"), "sweep.trials: expected a whole number >= 1, got 0"),
+        (
+            ("sweep=random", "sweep.trials=0"),
+            "sweep.trials: input should be greater than or equal to 1, got 0",
+        ),
     ],
 )
 def test_wrong_searches(arguments: tuple[str, ...], said: str, tlrun: Tlrun) -> None:

@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from .selection import Criterion, better
 from .tuning import Tuning
 
 log = logging.getLogger(__name__)
+
+Watcher = Callable[[int, int, Row], None]
+"""Called after each epoch with its number (from 1), how many there are, and its row of the history."""
 
 
 class _Quiet(Callback):
@@ -161,6 +164,19 @@ class History(_Quiet):
         losses = {f"loss/{k}": v for k, v in pl_module.mean_losses().items()}
         self.rows.append({"epoch": trainer.current_epoch + 1, **losses, **scores})
         self.seconds += time.perf_counter() - self.started
+
+
+class Watch(_Quiet):
+    """Shows somebody each epoch."""
+
+    on_train_batch_end = None  # type: ignore[assignment]
+
+    def __init__(self, history: History, watch: Watcher) -> None:
+        self.history, self.watch = history, watch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, TransferModule)
+        self.watch(len(self.history.rows), pl_module.epochs, self.history.rows[-1])
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

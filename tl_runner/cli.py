@@ -27,7 +27,8 @@ tlrun: transfer-learning and domain-adaptation experiments from config files
   tlrun report RUNS ...                        compare runs: tables, tests, figures (folders, searched)
   tlrun study RUNS ...                         how well validators select, over many runs
   tlrun predict RUN_DIR [--pick im]            what its checkpoint says of each sample, as CSV or Parquet
-  tlrun resume RUN_DIR                         go on with a killed run
+  tlrun resume DIR                             go on with a killed run, or with a sweep: what is not done
+  tlrun status DIR                             how the runs of a sweep stand
 
   --cfg job             print the composed config and stop
   -m, --multirun        run every combination of comma-separated values
@@ -41,9 +42,9 @@ Results go to outputs/<date>/<time>/ (multirun/<date>/<time>/<overrides>/ with -
 metrics.csv, checkpoints/, config.yaml, run.log, tensorboard/; after a single run report.html, after -m report/.
 """
 
-COMMANDS = ("diagnose", "list", "predict", "report", "resume", "study")
+COMMANDS = ("diagnose", "list", "predict", "report", "resume", "status", "study")
 """`tlrun COMMAND ...`: each a module of `commands` with `main(arguments, own)`, `own` being the user's own
-config folders."""
+config folders. What it returns, if anything, is a command line to be run."""
 
 
 def main() -> None:
@@ -57,11 +58,13 @@ def main() -> None:
             if str(folder) not in sys.path:
                 sys.path.append(str(folder))
         if others[:1] and others[0] in COMMANDS:
-            import_module(f".commands.{others[0]}", __package__).main(others[1:], own)
+            again = import_module(f".commands.{others[0]}", __package__).main(others[1:], own)
+            if again is not None:
+                compose_and_run(again, own)
         elif others[:1] in (["-h"], ["--help"], ["help"]):
             print(HELP.format(groups=_groups([config_dir(), *own])))
         else:
-            _hydra(arguments, own)
+            compose_and_run(arguments, own)
     except UserError as error:
         print(f"tlrun: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
@@ -86,7 +89,8 @@ def _groups(folders: list[Path]) -> str:
     return "\n".join(lines)
 
 
-def _hydra(arguments: list[str], own: list[Path]) -> None:
+def compose_and_run(arguments: list[str], own: list[Path]) -> None:
+    """Run what a command line says, or each job of what it says with `-m`."""
     import hydra
     from omegaconf import OmegaConf
 
@@ -102,53 +106,61 @@ def _hydra(arguments: list[str], own: list[Path]) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()
     except Exception:
-        _compare_sweep()
+        _after_sweep()
         raise
-    _compare_sweep()
+    _after_sweep()
 
 
-def _compare_sweep() -> None:
+def _after_sweep() -> None:
+    """Compare what a sweep has left, say what has become of its jobs, and whether that is good."""
     from .sweep import SweepFolder
 
-    if SweepFolder.folder is not None:
-        from .commands.report import after_sweep
+    if SweepFolder.folder is None:
+        return
+    from .commands.report import after_sweep
+    from .commands.status import show_sweep
 
-        after_sweep(SweepFolder.folder)
+    after_sweep(SweepFolder.folder)
+    outcomes = SweepFolder.outcomes
+    show_sweep(outcomes)
+    if SweepFolder.note:
+        print(SweepFolder.note)
+    if bad := [o for o in outcomes if o.bad]:
+        again = f"`tlrun resume {SweepFolder.folder}` goes on with what is not done"
+        print(f"tlrun: {len(bad)} of {len(outcomes)} jobs are not done; {again}", file=sys.stderr)
+        sys.exit(1)
 
 
-def _folder_name(overrides: str) -> str:
-    """A sweep job's overrides as one folder's name, however many and whatever is in them."""
+def _folder_name(overrides: list[str]) -> str:
+    """A sweep job's overrides as one folder's name, however many and whatever is in them.
+
+    The same for the same overrides, wherever and in whatever sweep the job runs.
+    """
     # Where Hydra puts a choice, and that it adds a key, is no reader's concern.
-    name = re.sub(r"(^|,)\++", r"\1", re.sub(r"[\w/]+@", "", overrides)).replace("/", "+")
+    kept = sorted(o for o in overrides if not re.match(r"\+*(sweep|launcher)[.=]", o))
+    name = re.sub(r"(^|,)\++", r"\1", re.sub(r"[\w/]+@", "", ",".join(kept))).replace("/", "+")
     if len(name) > 200:
         name = f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-    return name
+    return name or "job"
 
 
-def _job(config: Any) -> float | None:
-    """One job of Hydra's: a run. A sweeper maximises what it returns."""
+def _job(config: Any) -> None:
+    """A single run. Those of a sweep are run by its launcher, see `jobs`."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from .parts import expand
-    from .status import recorded
+    from .jobs import ready
+    from .status import digest, locked, recorded
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with recorded(folder):
-        from .run import run
-
+    with locked(folder):
         plain: Any = OmegaConf.to_container(config, resolve=True)
-        _decide_report(plain, HydraConfig.get().mode == RunMode.MULTIRUN)
-        value: float | None = run(expand(plain), folder)["objective"]["value"]
-    return value
+        plain = ready(plain, HydraConfig.get().mode == RunMode.MULTIRUN)
+        with recorded(folder, digest(plain)):
+            from .run import run
 
-
-def _decide_report(config: dict[str, Any], multirun: bool) -> None:
-    """What `report=auto` means: a page for a single run that evaluates all its rows."""
-    report, trial = config["report"], config["trainer"].get("eval_rows") is not None
-    if isinstance(report, dict) and report.get("write") == "auto":
-        report["write"] = "never" if multirun or trial else "always"
+            run(plain, folder)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from .errors import ConfigError, nearest
 from .overrides import of_stage, unfolded, written_out
 from .parts import check_names
-from .schema import ROOT, check_root
+from .schema import ROOT, SWEEP_ONLY, check_plugin, check_root
 from .search import config_dir, groups, own_configs
 
 # Options of Hydra's that take the next argument.
@@ -72,10 +73,23 @@ def preflight(arguments: list[str]) -> list[str]:
         assert isinstance(plain, dict)
         named = {str(k): v for k, v in plain.items() if k != "hydra"}
         problems += check_root(named) + check_names(named, options["method"])
+        problems += _check_plugins(config)
     GlobalHydra.instance().clear()
     if problems:
         raise ConfigError(problems)
     return full
+
+
+def _check_plugins(config: DictConfig) -> list[str]:
+    """Problems of the sweeper and the launcher that were chosen, if they are ours."""
+    problems = []
+    for path, kind in (("sweep", Sweeper), ("launcher", Launcher)):
+        node: Any = OmegaConf.to_container(
+            config.hydra[f"{path}er" if path == "sweep" else path], resolve=True
+        )
+        if str(node.get("_target_")).startswith("hydra_plugins.tlrun_"):
+            problems += check_plugin(path, node, kind)
+    return problems
 
 
 def _compose(
@@ -113,7 +127,7 @@ def _compose(
     def attempt(chosen: list[str]) -> DictConfig | str:
         try:
             return compose("config", overrides=chosen, return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as error:
+        except Exception as error:  # Hydra meets what it does not expect with errors of any kind.
             return _sentence(error, chosen[-1])
 
     good = [*base, *(v[0] for v in variants)]
@@ -155,7 +169,7 @@ def _name_shadowed(own: list[Path]) -> None:
     for folder in own:
         for file in sorted(folder.glob("*/*.yaml")):
             name = file.relative_to(folder)
-            if name.parts[0] in ROOT and (config_dir() / name).is_file():
+            if name.parts[0] in (*ROOT, *SWEEP_ONLY) and (config_dir() / name).is_file():
                 print(
                     f"tlrun: {file} is not read: tlrun ships a {name.parts[0]} of that name", file=sys.stderr
                 )
@@ -180,7 +194,7 @@ def _sentence(error: Exception, override: str) -> str:
         return f"{key}: there is no '{value}'{nearest(value, options)}"
     if "is not in struct" in text or "Could not override" in text:
         parent, _, last = key.rpartition(".")
-        return f"unknown key '{key}'{nearest(last if parent else key, _siblings(parent) or ROOT)}"
+        return f"unknown key '{key}'{nearest(last if parent else key, _siblings(parent) or (*ROOT, *SWEEP_ONLY))}"
     lines = [line for line in text.splitlines() if line.strip()]
     return f"'{override}': {' '.join(lines[:2])}" + (f" ({error.__cause__})" if error.__cause__ else "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -33,8 +34,17 @@ THUMBNAIL = 96
 """Largest side in pixels of the images in a report."""
 
 
-def clear(folder: Path, stages: Collection[str]) -> None:
-    """Remove what an earlier run left in the folder: it would pass for this one's."""
+def clear(folder: Path, stages: Collection[str], checkpoints: bool) -> None:
+    """Remove what an earlier run left in the folder: it would pass for this one's.
+
+    Args:
+        checkpoints: too; and what belongs to them.
+    """
+    if checkpoints:
+        for stage in stages:
+            shutil.rmtree(folder / "checkpoints" / stage, ignore_errors=True)
+        for name in ("data.json", "metrics.csv"):
+            (folder / name).unlink(missing_ok=True)
     tables = [f for s in stages for f in folder.glob(f"predictions/{glob.escape(s)}-*") if f.is_file()]
     kept = [outputs.path(folder, s) for s in stages]
     for file in (folder / "results.json", folder / "report.html", *kept, *tables):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,20 +15,22 @@ import rich
 import yaml
 
 from .building import Config, build, build_model, build_stage, check_start, prepare, sample_shape
-from .callbacks import as_csv
+from .callbacks import Watcher, as_csv
 from .data.domains import Prepared
 from .environment import environment, keep_memory
-from .errors import DataError
+from .errors import DataError, UserError
 from .evaluation import Finished
 from .files import replace_text
 from .fitted import Fitted, restore, store
+from .module import Row
 from .parts import named
 from .presentation import clear, finish
 from .report.summary import show, where, write_classes
 from .reporting import Reporting
 from .schema import check
-from .selection import sees_target_labels, value_of
+from .selection import scored_by, sees_target_labels, value_of
 from .stage import fit, source_accuracy
+from .status import advanced
 from .types import DataInfo
 
 log = logging.getLogger(__name__)
@@ -36,7 +39,9 @@ logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
-def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
+def run(
+    config: Config, folder: Path, resume: bool = False, watch: Callable[[int, float], None] | None = None
+) -> dict[str, Any]:
     """Run the experiment that a composed, resolved config describes.
 
     Args:
@@ -44,6 +49,8 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
             which alone repeats the run.
         folder: where everything goes.
         resume: skip finished stages and go on from the last checkpoint.
+        watch: called in the last stage after each epoch with its number and the objective's score at it;
+            what it raises ends the run.
 
     Returns:
         What `results.json` holds.
@@ -55,10 +62,13 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     check(config)
     sees = sees_target_labels(config["objective"], config["metrics"])
     keep_memory()
-    folder.mkdir(parents=True, exist_ok=True)
-    clear(folder, config["recipe"]["stages"])
     if config["init_from"] is not None:  # Wherever the run may be resumed from.
-        config = {**config, "init_from": str(Path(config["init_from"]).expanduser().absolute())}
+        start = Path(config["init_from"]).expanduser().absolute()
+        if not resume and start.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"init_from: {start} lies in the run's own folder, which the run writes anew")
+        config = {**config, "init_from": str(start)}
+    folder.mkdir(parents=True, exist_ok=True)
+    clear(folder, config["recipe"]["stages"], checkpoints=not resume)
     replace_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     stages = {name: build_stage(name, config) for name in config["recipe"]["stages"]}
     check_start(stages, config["init_from"])
@@ -76,7 +86,8 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
         done = restore(folder, name, model) if resume else None
         if done is None:
             log.info("stage %s: %s", name, _method_name(config, name))
-            done = fit(stage, model, data, folder, rich.get_console(), resume)
+            shown = _watcher(config, folder, name, watch if name == list(stages)[-1] else None)
+            done = fit(stage, model, data, folder, rich.get_console(), resume, shown)
             done.source_accuracy = done.history[-1].get("val/source_val")
             if done.source_accuracy is None:  # The stage had no source to look at.
                 done.source_accuracy = source_accuracy(stage, model, data)
@@ -116,6 +127,18 @@ def run(config: Config, folder: Path, resume: bool = False) -> dict[str, Any]:
     )
     where(results, rich.get_console())
     return results
+
+
+def _watcher(config: Config, folder: Path, stage: str, watch: Callable[[int, float], None] | None) -> Watcher:
+    """Writes down how far a stage is, and passes the objective's scores on."""
+    score = scored_by(config["objective"], config["metrics"])
+
+    def watcher(epoch: int, epochs: int, row: Row) -> None:
+        advanced(folder, stage, epoch, epochs)
+        if watch is not None and score in row:
+            watch(epoch, row[score])
+
+    return watcher
 
 
 def reopen(folder: Path, config: Config) -> Finished:

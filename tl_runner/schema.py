@@ -19,6 +19,8 @@ ROOT = (
     *("validators", "metrics", "recipe", "sweep", "objective", "report", "predictions"),
     *("init_from", "init_parts", "paths", "seed"),
 )
+SWEEP_ONLY = ("launcher",)
+"""Keys of the root that are no matter of a single run."""
 PARTS = ("backbone", "neck", "head")
 PREDICTIONS = ("none", "csv", "parquet")
 STAGE = ("method", "tuning", "optim", "augment", "trainer", "epochs")
@@ -35,24 +37,19 @@ _GIVEN: dict[str, frozenset[str]] = {
 
 def check_root(config: Mapping[str, Any]) -> list[str]:
     """Problems that can be found without importing any class."""
-    problems = [f"unknown key '{key}'{nearest(key, ROOT)}" for key in config if key not in ROOT]
+    known = (*ROOT, *SWEEP_ONLY)
+    problems = [f"unknown key '{key}'{nearest(key, known)}" for key in config if key not in known]
     problems += [f"missing key '{key}'" for key in ROOT if key not in config]
     seed = config.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         problems.append(f"seed: expected a whole number >= 0, got {seed!r}")
     if not isinstance(config.get("init_from"), str | None):
         problems.append(f"init_from: expected a run folder or a checkpoint, got {config['init_from']!r}")
-    known = [
-        "source_val",
-        "labeled_val",
-        "oracle",
-        *(config.get("validators") or {}),
-        *(config.get("metrics") or {}),
-    ]
-    if (name := config.get("objective")) not in known:
-        problems.append(
-            f"objective: expected a validator or a metric, got {name!r}{nearest(str(name), known)}"
-        )
+    scores = ["source_val", "labeled_val", "oracle"]
+    scores += [*(config.get("validators") or {}), *(config.get("metrics") or {})]
+    if (name := config.get("objective")) not in scores:
+        hint = nearest(str(name), scores)
+        problems.append(f"objective: expected a validator or a metric, got {name!r}{hint}")
     parts = config.get("init_parts")
     if not isinstance(parts, list) or not parts or not set(map(str, parts)) <= set(PARTS):
         problems.append(f"init_parts: expected some of {', '.join(PARTS)}, got {parts!r}")
@@ -62,10 +59,8 @@ def check_root(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"predictions: expected {', '.join(PREDICTIONS)}, got {wanted!r}{hint}")
     elif wanted == "parquet" and importlib.util.find_spec("pyarrow") is None:
         problems.append("predictions=parquet needs pyarrow: pip install 'tl-runner[parquet]', or write csv")
-    for key, least in (("trials", 1), ("seed", 0)):
-        number = (config.get("sweep") or {}).get(key, least)
-        if not isinstance(number, int) or isinstance(number, bool) or number < least:
-            problems.append(f"sweep.{key}: expected a whole number >= {least}, got {number!r}")
+    if not isinstance(retry := (config.get("sweep") or {}).get("retry_failed", True), bool):
+        problems.append(f"sweep.retry_failed: expected true or false, got {retry!r}")
     stages = (config.get("recipe") or {}).get("stages")
     if not isinstance(stages, Mapping) or not stages:
         return [*problems, "recipe.stages: expected at least one stage"]
@@ -107,6 +102,18 @@ def check(config: Mapping[str, Any]) -> None:
         raise ConfigError(
             [f"objective: the ranks of '{name}' compare epochs of one run, not runs; take im, say"]
         )
+
+
+def check_plugin(path: str, node: Mapping[str, Any], kind: type) -> list[str]:
+    """Problems of what Hydra itself will build, a sweeper or a launcher: `kind`."""
+    target = str(node.get("_target_"))
+    try:
+        found = _locate(target)
+    except LookupError as error:
+        return [f"{path}._target_: {error.args[0]}"]
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        return [f"{path}._target_: '{target}' is not a {kind.__module__}.{kind.__qualname__}"]
+    return _bind(path, found, dict(node), frozenset())
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -127,6 +127,13 @@ def sees_target_labels(objective: str, metrics: Collection[str]) -> bool:
     return sees
 
 
+def scored_by(objective: str, metrics: Collection[str]) -> str:
+    """The column of a run's history in which the objective's scores are."""
+    if objective == "oracle":
+        return "test/accuracy"
+    return f"{'test' if objective in metrics else 'val'}/{objective}"
+
+
 def value_of(objective: str, picks: Mapping[str, Mapping[str, Any]], sees: bool) -> float | None:
     """The number that a sweep maximises, None if there is none.
 

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
-from .callbacks import Display, History, Picks, Unfreeze, last
+from .callbacks import Display, History, Picks, Unfreeze, Watch, Watcher, last
 from .checkpoints import LAST, WholeFiles, newest_whole, previous
 from .data.augment import Augment
 from .data.domains import Prepared
@@ -62,12 +62,21 @@ class Stage:
     cache: Path
 
 
-def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Console, resume: bool) -> Fitted:
+def fit(
+    stage: Stage,
+    model: Model,
+    data: Prepared,
+    folder: Path,
+    console: Console,
+    resume: bool,
+    watch: Watcher = lambda epoch, epochs, row: None,
+) -> Fitted:
     """Train one stage; afterwards `model` holds its last weights.
 
     Args:
         folder: for checkpoints and event files.
         resume: go on from the stage's last checkpoint, if there is one.
+        watch: is shown each epoch; what it raises ends the fit.
 
     Raises:
         UserError: if the data lacks a role, or a setting does not fit.
@@ -87,7 +96,7 @@ def fit(stage: Stage, model: Model, data: Prepared, folder: Path, console: Conso
         _check_roles(stage, method, data)
         _warn_of_small_roles(stage, method, data)
         module, loader, evaluation = _assemble(stage, method, prepared, device)
-        history, chosen, trainer = _trainer(stage, prepared, folder, console, device)
+        history, chosen, trainer = _trainer(stage, prepared, folder, console, device, watch)
         checkpoint = folder / "checkpoints" / stage.name / LAST
         before = newest_whole(checkpoint) if resume else None
         if device.type == "cuda":
@@ -285,7 +294,7 @@ def _assemble(
 
 
 def _trainer(
-    stage: Stage, data: Prepared, folder: Path, console: Console, device: torch.device
+    stage: Stage, data: Prepared, folder: Path, console: Console, device: torch.device, watch: Watcher
 ) -> tuple[History, Picks, pl.Trainer]:
     settings, judges = stage.trainer, criteria(stage.validators, data, stage.metrics)
     if settings.early_stop is not None and settings.early_stop not in judges.keys() - {"oracle"}:
@@ -302,6 +311,7 @@ def _trainer(
         logger=pl.loggers.TensorBoardLogger(str(folder), name="tensorboard", version=stage.name),
         callbacks=[
             history,
+            Watch(history, watch),
             Unfreeze(stage.tuning),
             Display(stage.name, console),
             chosen,

@@ -1,17 +1,61 @@
-"""Where a sweep's jobs go. Hydra tells its callbacks alone, and when a job fails, not even them that it ended."""
+"""What a sweep is told of its jobs. Hydra tells its callbacks alone where they go."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from hydra.experimental.callback import Callback
 
+from .errors import UserError
+from .status import State
+
+BAD = ("failed", "unfinished", "waiting")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has become of a job.
+
+    Attributes:
+        state: `skipped`: an earlier sweep had done it.
+        why: it is not done.
+        value: of the objective; None if there is none.
+    """
+
+    folder: Path
+    state: State | Literal["skipped"]
+    why: str = ""
+    value: float | None = None
+
+    @property
+    def bad(self) -> bool:
+        """Whether it should have been done and is not; what another sweep runs is not."""
+        return self.state in BAD
+
+
+def optional(package: str, what: str, extra: str) -> Any:
+    """A package that only some sweeps need.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        return import_module(package)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{what} needs {package}: pip install 'tl-runner[{extra}]'") from error
+
 
 class SweepFolder(Callback):
-    """Remembers the folder of this process's sweep; None without one."""
+    """Remembers the folder of this process's sweep, None without one; what has become of its jobs, and what else
+    is to be said at its end."""
 
     folder: ClassVar[Path | None] = None
+    outcomes: ClassVar[list[Outcome]] = []
+    note: ClassVar[str] = ""
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         SweepFolder.folder = Path(config.hydra.sweep.dir).absolute()
+        SweepFolder.outcomes, SweepFolder.note = [], ""

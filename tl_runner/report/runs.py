@@ -18,7 +18,7 @@ from .. import status
 from ..errors import DataError, reason
 from ..parts import named
 
-Status = Literal["done", "running", "unfinished", "failed", "broken"]
+Status = Literal["done", "waiting", "running", "unfinished", "pruned", "failed", "broken"]
 
 _OPEN = ConfigDict(extra="allow", strict=False)
 
