@@ -346,7 +346,7 @@ def conll_files(
     for file in files:
         lines = ["-DOCSTART- -X- O O", ""]
         for i in range(each):
-            for word in (*names, *rng.choice(WORDS[:13], size=rng.integers(1, 6)), "anna", "anna", "."):
+            for word in (*names, *rng.choice(WORDS[:8], size=rng.integers(1, 6)), "anna", "anna", "."):
                 lines.append(f"{word} NN I-NP {names.get(word, 'O')}")
             lines += ["bonn NN I-NP I-LOC", "bonn NN I-NP B-LOC"] if i % 2 else []
             lines.append("")
