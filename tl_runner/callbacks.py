@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from . import ranks
 from .checkpoints import link
 from .module import Row, TransferModule
 from .selection import Criterion, better
@@ -90,7 +91,7 @@ class Picks(_Quiet, Checkpoint):
         names = [n for n, c in self.criteria.items() if better(c, rows, self.picked.get(n))]
         now = self.picked | dict.fromkeys(names, len(rows) - 1)
         self.picked = {n: now[n] for n in self.criteria if n in now}
-        if names:
+        if names and ranks.own() == 0:
             first, *others = (self.folder / f"{name}.ckpt" for name in names)
             trainer.save_checkpoint(first, weights_only=True)
             for other in others:

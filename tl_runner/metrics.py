@@ -40,7 +40,9 @@ def evaluate(
     found: dict[str, float] = {}
     for name, factory in factories.items():
         asked = {k: v for k, v in about.items() if k in inspect.signature(factory).parameters}
-        value = factory(num_classes=p.shape[1], **asked)(p, y.cpu())
+        metric = factory(num_classes=p.shape[1], **asked)
+        metric.distributed_available_fn = None  # These are all rows, whoever computed them.
+        value = metric(p, y.cpu())
         found |= (
             {f"{name}/{k}": float(v) for k, v in enumerate(value)} if value.ndim else {name: float(value)}
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from . import ranks
 from .data.loader import EvalLoader, key
 from .errors import TrainingError
 from .methods.base import Collect, Method
@@ -115,6 +116,7 @@ class TransferModule(pl.LightningModule):
                 for p in group["params"]:
                     if id(p) not in allowed:
                         p.grad = None
+        ranks.average(p.grad for group in self.optimizer.param_groups for p in group["params"])
         if self.optim.clip_norm is not None:
             params = [p for group in self.optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(params, self.optim.clip_norm)
@@ -153,7 +155,8 @@ class TransferModule(pl.LightningModule):
         self.collected.setdefault(self.eval_names[dataloader_idx], []).append(self.method.collected(batch))
 
     def on_validation_epoch_end(self) -> None:
-        scores = self.score({name: Collected.join(parts) for name, parts in self.collected.items()})
+        collected = {name: Collected.join(parts) for name, parts in self.collected.items()}
+        scores = ranks.from_first(lambda: self.score(collected))
         self.collected = {}
         self.log_dict(scores)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import rich
+import torch
 import yaml
 
+from . import ranks
 from .building import Config, build, build_model, build_stage, check_start, prepare, sample_shape
 from .callbacks import Watcher, as_csv
 from .data.domains import Prepared
@@ -25,12 +27,15 @@ from .fitted import Fitted, restore, store
 from .module import Row
 from .parts import named
 from .presentation import clear, finish
+from .processes import together
 from .report.summary import show, where, write_classes
 from .reporting import Reporting
 from .schema import check
+from .search import register
 from .selection import scored_by, sees_target_labels, value_of
-from .stage import fit, source_accuracy
+from .stage import Stage, fit, source_accuracy
 from .status import advanced
+from .trust import searched
 from .types import DataInfo
 
 log = logging.getLogger(__name__)
@@ -40,7 +45,11 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
 def run(
-    config: Config, folder: Path, resume: bool = False, watch: Callable[[int, float], None] | None = None
+    config: Config,
+    folder: Path,
+    resume: bool = False,
+    watch: Callable[[int, float], None] | None = None,
+    devices: int | None = None,
 ) -> dict[str, Any]:
     """Run the experiment that a composed, resolved config describes.
 
@@ -51,6 +60,7 @@ def run(
         resume: skip finished stages and go on from the last checkpoint.
         watch: called in the last stage after each epoch with its number and the objective's score at it;
             what it raises ends the run.
+        devices: how many processes train this time; None: as the config says.
 
     Returns:
         What `results.json` holds.
@@ -74,29 +84,13 @@ def run(
     check_start(stages, config["init_from"])
     reporting: Reporting = build(config["report"])
 
-    data = prepare(config, stages)
-    _describe(config, data)
-    data = replace(data, info=replace(data.info, shape=sample_shape(data, build(config["augment"]))))
-    _remember(data, folder, resume)
-    model = build_model(config, data)
+    count, device = _devices(stages, config, devices)
 
-    fitted: dict[str, Fitted] = {}
-    before = source_accuracy(next(iter(stages.values())), model, data) if "head" in model.trained else None
-    for name, stage in stages.items():
-        done = restore(folder, name, model) if resume else None
-        if done is None:
-            log.info("stage %s: %s", name, _method_name(config, name))
-            shown = _watcher(config, folder, name, watch if name == list(stages)[-1] else None)
-            done = fit(stage, model, data, folder, rich.get_console(), resume, shown)
-            done.source_accuracy = done.history[-1].get("val/source_val")
-            if done.source_accuracy is None:  # The stage had no source to look at.
-                done.source_accuracy = source_accuracy(stage, model, data)
-            store(done, folder, name)
-        fitted[name] = done
-        model.past[name] = folder / "checkpoints" / name / "last.ckpt"
-        model.trained = {"backbone", "neck", "head"}
-        rows = [{"stage": stage_name, **row} for stage_name, f in fitted.items() for row in f.history]
-        replace_text(folder / "metrics.csv", as_csv(rows))
+    data = _data(config, stages)
+    _describe(config, data)
+    _remember(data, folder, resume)
+    with together(count, device, follow, [*searched()], config, folder, resume):
+        before, fitted = _train(config, stages, data, folder, resume, watch)
 
     results = {
         "folder": str(folder),
@@ -112,7 +106,7 @@ def run(
         },
         "objective": {
             "name": config["objective"],
-            "value": value_of(config["objective"], fitted[name].picks, sees),
+            "value": value_of(config["objective"], [*fitted.values()][-1].picks, sees),
             "sees_target_labels": sees,
         },
         "seconds": round(time.perf_counter() - started, 3),
@@ -134,11 +128,83 @@ def _watcher(config: Config, folder: Path, stage: str, watch: Callable[[int, flo
     score = scored_by(config["objective"], config["metrics"])
 
     def watcher(epoch: int, epochs: int, row: Row) -> None:
-        advanced(folder, stage, epoch, epochs)
+        if ranks.own() == 0:
+            advanced(folder, stage, epoch, epochs)
         if watch is not None and score in row:
             watch(epoch, row[score])
 
     return watcher
+
+
+def follow(folders: list[Path], config: Config, folder: Path, resume: bool) -> None:
+    """What the other processes of a run do: train the same stages, and write nothing.
+
+    Args:
+        folders: where configs are looked for.
+    """
+    register(folders)
+    keep_memory()
+    stages = {name: build_stage(name, config) for name in config["recipe"]["stages"]}
+    _train(config, stages, _data(config, stages), folder, resume)
+
+
+def _train(
+    config: Config,
+    stages: Mapping[str, Stage],
+    data: Prepared,
+    folder: Path,
+    resume: bool,
+    watch: Callable[[int, float], None] | None = None,
+) -> tuple[float | None, dict[str, Fitted]]:
+    """The model goes through the stages.
+
+    Returns:
+        The source accuracy that it began with, if it knew the classes, and what each stage left.
+    """
+    model = build_model(config, data)
+    fitted: dict[str, Fitted] = {}
+    before = source_accuracy(next(iter(stages.values())), model, data) if "head" in model.trained else None
+    for name, stage in stages.items():
+        done = restore(folder, name, model) if resume else None
+        if done is None:
+            log.info("stage %s: %s", name, _method_name(config, name))
+            shown = _watcher(config, folder, name, watch if name == list(stages)[-1] else None)
+            done = fit(stage, model, data, folder, rich.get_console(), resume, shown)
+            done.source_accuracy = done.history[-1].get("val/source_val")
+            if done.source_accuracy is None:  # The stage had no source to look at.
+                done.source_accuracy = source_accuracy(stage, model, data)
+            ranks.wait()  # Then its files are there.
+            if ranks.own() == 0:
+                store(done, folder, name)
+        fitted[name] = done
+        model.past[name] = folder / "checkpoints" / name / "last.ckpt"
+        model.trained = {"backbone", "neck", "head"}
+        if ranks.own() == 0:
+            rows = [{"stage": stage_name, **row} for stage_name, f in fitted.items() for row in f.history]
+            replace_text(folder / "metrics.csv", as_csv(rows))
+    return before, fitted
+
+
+def _data(config: Config, stages: Mapping[str, Stage], known: tuple[str, ...] | None = None) -> Prepared:
+    data = prepare(config, stages, known)
+    return replace(data, info=replace(data.info, shape=sample_shape(data, build(config["augment"]))))
+
+
+def _devices(stages: Mapping[str, Stage], config: Config, devices: int | None) -> tuple[int, torch.device]:
+    """How many processes train, and on which kind of device: the stages of a run share them.
+
+    Raises:
+        UserError: if they cannot.
+    """
+    settings = [stage.trainer for stage in stages.values()]
+    devices = devices or max(s.devices for s in settings)
+    for s in settings:
+        s.check_devices(devices)
+    if devices > 1 and config["model"].get("compile"):
+        raise UserError(
+            "model.compile=true: a compiled backbone cannot be divided; set it to false, or trainer.devices=1"
+        )
+    return devices, max((s.device() for s in settings), key=lambda d: d.type)
 
 
 def reopen(folder: Path, config: Config) -> Finished:
@@ -153,8 +219,7 @@ def reopen(folder: Path, config: Config) -> Finished:
     check(config)
     stages = {name: build_stage(name, config) for name in config["recipe"]["stages"]}
     told = json.loads((folder / "data.json").read_text())
-    data = prepare(config, stages, tuple(told["classes"]))
-    data = replace(data, info=replace(data.info, shape=sample_shape(data, build(config["augment"]))))
+    data = _data(config, stages, tuple(told["classes"]))
     for what, now in (("classes", list(data.info.classes)), ("shape", list(data.info.shape))):
         if told[what] != now:
             raise DataError(f"the run's model knows {what} {told[what]}, and this data has {now}")

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from rich.console import Console
 
+from . import ranks
 from .callbacks import Display, History, Picks, Unfreeze, Watch, Watcher, last
 from .checkpoints import LAST, WholeFiles, newest_whole, previous
 from .data.augment import Augment
@@ -113,7 +114,8 @@ def fit(
             )
         if trainer.interrupted:
             raise KeyboardInterrupt
-        previous(checkpoint).unlink(missing_ok=True)
+        if ranks.own() == 0:
+            previous(checkpoint).unlink(missing_ok=True)
         model.cpu()
     stage.tuning.finish(model)
     fitted = Fitted(
@@ -300,22 +302,22 @@ def _trainer(
     if settings.early_stop is not None and settings.early_stop not in judges.keys() - {"oracle"}:
         hint = nearest(settings.early_stop, judges.keys() - {"oracle"})
         raise UserError(f"trainer.early_stop: no validator '{settings.early_stop}'{hint}")
-    checkpoints = folder / "checkpoints" / stage.name
+    first, checkpoints = ranks.own() == 0, folder / "checkpoints" / stage.name
     history = History()
     chosen = Picks(checkpoints, judges, history, settings.early_stop, settings.patience)
     trainer = pl.Trainer(
         max_epochs=settings.epochs,
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        devices=1 if device.index is None else [device.index],  # of this process; `ranks` knows the others
         precision=settings.lightning_precision(device),  # type: ignore[arg-type]
-        logger=pl.loggers.TensorBoardLogger(str(folder), name="tensorboard", version=stage.name),
+        logger=first and pl.loggers.TensorBoardLogger(str(folder), name="tensorboard", version=stage.name),
         callbacks=[
             history,
             Watch(history, watch),
             Unfreeze(stage.tuning),
-            Display(stage.name, console),
+            *([Display(stage.name, console)] if first else []),
             chosen,
-            last(checkpoints),
+            *([last(checkpoints)] if first else []),
         ],
         plugins=[WholeFiles()],
         enable_progress_bar=False,

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from . import ranks
 from .errors import TrainingError, UserError, reason
 from .types import Count
 
@@ -28,6 +29,7 @@ class TrainerSettings:
         precision: `auto` is bf16 where the GPU has it, else float32. On most CPUs bf16 is slower.
         early_stop: a validator; training stops after `patience` epochs without a better score.
         patience: see `early_stop`.
+        devices: processes that train one model together, each on a share of every batch; on GPUs, one for each.
         log_every: steps between rows of losses in TensorBoard.
         deterministic: refuse operations that are not reproducible on a GPU.
     """
@@ -42,6 +44,7 @@ class TrainerSettings:
     precision: Literal["auto", "32", 32, "bf16", "16", 16] = "auto"
     early_stop: str | None = None
     patience: Count = 5
+    devices: Count = 1
     log_every: Count = 50
     deterministic: bool = False
 
@@ -49,7 +52,29 @@ class TrainerSettings:
         cuda = torch.cuda.is_available() if self.accelerator == "auto" else self.accelerator == "cuda"
         if cuda and not torch.cuda.is_available():
             raise UserError("trainer.accelerator=cuda: no CUDA device is available; use auto or cpu")
-        return torch.device("cuda" if cuda else "cpu")
+        if not cuda:
+            return torch.device("cpu")
+        return torch.device("cuda", ranks.own()) if ranks.count() > 1 else torch.device("cuda")
+
+    def check_devices(self, count: int) -> None:
+        """Whether so many processes can train.
+
+        Raises:
+            UserError: if there are fewer GPUs, or a batch does not divide.
+        """
+        if self.device().type == "cuda" and count > torch.cuda.device_count():
+            raise UserError(
+                f"trainer.devices={count}: this machine has {torch.cuda.device_count()} CUDA devices; lower it, or "
+                "set trainer.accelerator=cpu"
+            )
+        sizes = {"a role": self.batch_size} if isinstance(self.batch_size, int) else self.batch_size
+        for role, size in sizes.items():
+            if size % count:
+                near = (size // count * count, (size // count + 1) * count)
+                raise UserError(
+                    f"trainer.batch_size: {size} rows of {role} do not divide by trainer.devices={count}; take "
+                    f"{' or '.join(str(n) for n in near if n)}"
+                )
 
     def lightning_precision(self, device: torch.device) -> str:
         if self.precision == "auto":

@@ -104,13 +104,14 @@ def _installed() -> frozenset[Path]:
 def _named_in_configs() -> frozenset[str]:
     """Every `_target_` in the config files that Hydra would search: ours, the user's, those of plugins."""
     named: set[str] = set()
-    for folder in (config_dir(), *_searched()):
+    for folder in (config_dir(), *searched()):
         for file in folder.rglob("*.yaml"):
             named.update(_NAMED.findall(file.read_text(errors="replace")))
     return frozenset(named)
 
 
-def _searched() -> Iterator[Path]:
+def searched() -> Iterator[Path]:
+    """The folders in which Hydra looks for configs, but for our own tree."""
     from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin

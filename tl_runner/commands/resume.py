@@ -19,7 +19,8 @@ from ..trust import check_trust
 USAGE = """\
 usage: tlrun resume DIR [KEY=VALUE ...]
   DIR         a run's folder, or a sweep's
-  KEY=VALUE   of a sweep's launcher and sweeper: launcher=joblib sweep.retry_failed=false
+  KEY=VALUE   of a run: trainer.devices=2, whatever it was; of a sweep, its launcher and sweeper:
+              launcher=joblib sweep.retry_failed=false
 """
 
 
@@ -36,8 +37,13 @@ def main(arguments: list[str], own: list[Path]) -> list[str] | None:
     register(own)
     if (folder / "multirun.yaml").is_file():
         return _sweep(folder, changes)
-    if changes:
-        raise UserError(f"tlrun resume: a run goes on as it began; '{changes[0]}' is for sweeps")
+    devices = None
+    for change in changes:
+        if not (given := re.fullmatch(r"trainer\.devices=([1-9]\d*)", change)):
+            raise UserError(
+                f"tlrun resume: a run goes on as it began, but for trainer.devices=NUMBER; got '{change}'"
+            )
+        devices = int(given[1])
     config = _yaml(folder / "config.yaml", f"{folder} is no run folder: it has no config.yaml")
     if (folder / "results.json").exists():
         raise UserError(f"tlrun resume: the run in {folder} is finished; see results.json")
@@ -46,7 +52,7 @@ def main(arguments: list[str], own: list[Path]) -> list[str] | None:
     with locked(folder), logged(folder), recorded(folder, digest(config)):
         from ..run import run
 
-        run(config, folder, resume=True)
+        run(config, folder, resume=True, devices=devices)
     return None
 
 

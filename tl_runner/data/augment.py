@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -29,6 +29,9 @@ class Drawn:
     shear: Tensor
     color: Tensor
     erase: Tensor
+
+    def rows(self, part: slice) -> Drawn:
+        return Drawn(*(getattr(self, f.name)[part] for f in fields(self)))
 
 
 class View:
@@ -131,13 +134,20 @@ class Augment:
     def fixed(self) -> bool:
         return all(view.fixed for view in self.views)
 
-    def __call__(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """(n, H, W, C) uint8 rows -> views, each (n, C, size, size) uint8. Vectors pass unchanged."""
+    def __call__(
+        self, rows: Tensor, generator: torch.Generator, of: int | None = None, part: slice = slice(None)
+    ) -> tuple[Tensor, ...]:
+        """(n, H, W, C) uint8 rows -> views, each (n, C, size, size) uint8. Vectors pass unchanged.
+
+        Args:
+            of, part: the rows are that part of a batch of so many, which get the views that they have in it.
+        """
         if rows.dtype != torch.uint8:
             return (rows,) * len(self.views)
-        n, height, width, _ = rows.shape
+        _, height, width, _ = rows.shape
         size = self.size or height
-        return tuple(apply(rows, view.draw(n, height, width, size, generator), size) for view in self.views)
+        drawn = (view.draw(of or len(rows), height, width, size, generator) for view in self.views)
+        return tuple(apply(rows, every.rows(part), size) for every in drawn)
 
     def first(self, count: int) -> Augment:
         """The first `count` views, repeated if there are fewer."""

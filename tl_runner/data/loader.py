@@ -14,6 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from ..ranks import count, joined, share
 from ..types import Batch, Mixing
 from .augment import Augment
 from .mixing import mixed
@@ -98,6 +99,10 @@ class StageLoader:
                 balanced_order(rows.y, *about) if role in self.balanced else order(rows.units, *about)
             )
 
+        # Each process makes its share of the images; they are put together here, in the same order everywhere,
+        # and not in a thread. Reading vectors costs less than that.
+        divided = count() > 1 and all(len(rows.stores[0].shape) == 3 for rows in self.roles.values())
+
         def make(step: int) -> dict[str, Batch]:
             batches = {}
             for role, rows in self.roles.items():
@@ -105,21 +110,33 @@ class StageLoader:
                 row = orders[role][step * n : (step + 1) * n]
                 if role not in self.balanced:  # which draws words one by one
                     row = rows.of(row)
-                x = rows.gather(row)
+                part = share(n) if divided else slice(None)
+                x = rows.gather(row[part])
                 if x.dtype == torch.uint8:
                     g = generator(self.seed, self.stage, role, epoch, step, "views")
-                    views = augment(x.to(self.device), g)
+                    views = augment(x.to(self.device), g, n, part)
                 else:
                     views = (x,) * len(augment.views)  # Vectors are not augmented.
                 batch = rows.batch(row, views)
                 if self.device.type != "cpu":
                     batch = batch.to(self.device, non_blocking=True)
+                batches[role] = batch
+            return batches if divided else finish(step, batches)
+
+        def finish(step: int, batches: dict[str, Batch]) -> dict[str, Batch]:
+            for role, batch in batches.items():
+                if divided:
+                    batch = replace(batch, views=tuple(map(joined, batch.views)))
                 if role in self.mixing:
                     rng = np.random.default_rng(key(self.seed, self.stage, role, epoch, step, "mixing"))
                     batch = mixed(batch, self.mixing[role], rng)
                 batches[role] = batch
             return batches
 
+        made = self._made(make)
+        yield from (finish(step, batches) for step, batches in enumerate(made)) if divided else made
+
+    def _made(self, make: Callable[[int], dict[str, Batch]]) -> Iterator[dict[str, Batch]]:
         if not self.workers:
             yield from map(make, range(self.steps))
             return

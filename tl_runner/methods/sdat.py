@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from ..errors import UserError
 from ..nn.model import Model
+from ..ranks import average
 from ..types import Batches, DataInfo, Losses, NonNegative, Outputs, Step
 from .base import Collect, Method
 from .combined import Builder, classes
@@ -64,6 +65,7 @@ class SDAT(Method):
         grads = torch.autograd.grad(
             task, params, retain_graph=self.domain_at == "original", allow_unused=True
         )
+        average(grads)
         norm = torch.stack([g.norm() for g in grads if g is not None]).norm()
         scale = self.rho / (norm + 1e-12)
         return {n: p if g is None else p + scale * g for n, p, g in zip(names, params, grads, strict=True)}

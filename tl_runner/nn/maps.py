@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
+from ..ranks import whole
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def tapped(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, list[
 
     def tap(name: str) -> torch.utils.hooks.RemovableHandle:
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            calls[name].append(output)
+            calls[name].append(whole(output))
 
         return network.get_submodule(name).register_forward_hook(keep)
 

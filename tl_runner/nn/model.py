@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..ranks import divided
 from ..types import Count, DataInfo, Fraction, Outputs
 from .layers import HeadName, NeckName, build_head, build_neck
 
@@ -76,7 +77,7 @@ class Model(nn.Module):
         """(N, num_features) after the neck."""
         if self.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        return self.neck(self.backbone(x))  # type: ignore[no-any-return]
+        return self.neck(divided(self.backbone, x))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Outputs:
         features = self.features(x)
