@@ -102,7 +102,7 @@ def trained(
 
     def begin_or_die(self: TransferModule) -> None:
         if self.current_epoch == dies:
-            raise MemoryError("killed")
+            raise InterruptedError("killed")
         begin(self)
 
     TransferModule.on_train_epoch_start = begin_or_die  # type: ignore[method-assign]

@@ -481,7 +481,7 @@ def dies_at(patch: pytest.MonkeyPatch, stage: str, epoch: int) -> None:
 
     def die(self: TransferModule) -> None:
         if self.stage == stage and self.current_epoch == epoch:
-            raise MemoryError("killed")
+            raise InterruptedError("killed")
         original(self)
 
     patch.setattr(TransferModule, "on_train_epoch_start", die)
@@ -505,7 +505,7 @@ def test_resumed_in_any_epoch(
     run(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         dies_at(patch, "adapt", epoch)
-        with pytest.raises(MemoryError):
+        with pytest.raises(InterruptedError):
             run(config, tmp_path / "killed")
     run(config, tmp_path / "killed", resume=True)
     assert_same(tmp_path / "whole", tmp_path / "killed")

@@ -87,6 +87,8 @@ def run(
     count, device = _devices(stages, config, devices)
 
     data = _data(config, stages)
+    if count > 1 and any(rows.units != len(rows) for rows in data.roles.values()):
+        raise UserError("trainer.devices: sentences, whose rows are words, cannot be divided; set it to 1")
     _describe(config, data)
     _remember(data, folder, resume)
     with together(count, device, follow, [*searched()], config, folder, resume):
