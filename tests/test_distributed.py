@@ -111,7 +111,7 @@ def trained(
         folder.mkdir(exist_ok=True)
         (folder / "checkpoints").mkdir(exist_ok=True)
         _, fitted = _train(config, stages, _data(config, stages), folder, resume)
-    except TrainingError:
+    except InterruptedError:
         assert dies
         return {}, []
     finally:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ranks import divided
+from ..tokens import is_text
 from ..types import Count, DataInfo, Fraction, Outputs
 from .layers import HeadName, NeckName, build_head, build_neck
 
@@ -77,7 +78,9 @@ class Model(nn.Module):
         """(N, num_features) after the neck."""
         if self.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        return self.neck(divided(self.backbone, x))  # type: ignore[no-any-return]
+        # Texts have a row of features for each word, and lengths that differ: every process reads all.
+        features = self.backbone(x) if is_text(x) else divided(self.backbone, x)
+        return self.neck(features)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Outputs:
         features = self.features(x)
