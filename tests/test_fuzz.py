@@ -153,7 +153,8 @@ def named(arguments: list[str], message: str) -> bool:
     """Whether some argument, or a part of some key that was given, is in the message."""
     keys = [argument.lstrip("+~").partition("=")[0].rpartition("@")[2] for argument in arguments]
     parts = {part for key in keys for part in key.removeprefix("recipe.stages.").split(".") if part}
-    return any(a in message for a in arguments) or any(part in message for part in parts)
+    whole = [*arguments, *(f"'{key}'" for key in keys)]
+    return any(a in message for a in whole) or any(part in message for part in parts)
 
 
 def look(arguments: list[str]) -> str | None:

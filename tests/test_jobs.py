@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import Tlrun, composed
 from test_resume import assert_same
 
 from tl_runner import status
+from tl_runner.commands import resume
+from tl_runner.errors import UserError
 from tl_runner.jobs import Job, ready
 from tl_runner.module import TransferModule
 
@@ -65,7 +68,7 @@ def test_a_job_of_another_config_is_run_anew(tmp_path: Path) -> None:
     assert_same(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.parametrize("error", [MemoryError("no room"), SystemExit(3)])
+@pytest.mark.parametrize("error", [OSError("no room"), SystemExit(3)])
 def test_what_was_killed_or_failed_goes_on_from_its_checkpoint(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,7 +77,7 @@ def test_what_was_killed_or_failed_goes_on_from_its_checkpoint(
         die_in_epoch(patch, 2, error)
         with pytest.raises(type(error)):
             one()
-    assert one.outcome().state == ("failed" if isinstance(error, MemoryError) else "unfinished")
+    assert one.outcome().state == ("failed" if isinstance(error, OSError) else "unfinished")
     assert one.outcome().bad
     assert (status.told(one.folder)["stage"], status.told(one.folder)["epoch"]) == ("adapt", 2)
     first = one.folder / "checkpoints" / "adapt" / "source_val.ckpt"
@@ -269,3 +272,25 @@ def test_a_sweep_that_is_killed_takes_its_jobs_along_and_the_next_resumes_them(
 def _lives(folder: Path) -> bool:
     stands: Any = status.read(folder)
     return bool(stands[0] == "running")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("method._target_=os.system", "+method.x={_target_: os.system}"),
+        "+hydra.callbacks.x._target_=os.system",
+    ],
+)
+def test_a_strangers_sweep_executes_nothing(override: str, tmp_path: Path) -> None:
+    told = {"hydra": {"overrides": {"task": ["seed=0,1", override]}}}
+    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump(told))
+    with pytest.raises(UserError, match=r"multirun\.yaml (names 'os\.system'|says '\+hydra)"):
+        resume.main([str(tmp_path)], [])
+
+
+def test_a_sweep_is_resumed_as_it_was_started(tmp_path: Path) -> None:
+    told = {"hydra": {"overrides": {"task": ["seed=0,1", "launcher=ray", "sweep.retry_failed=false"]}}}
+    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump(told))
+    place = f"hydra.sweep.dir='{tmp_path}'"
+    assert resume.main([str(tmp_path)], []) == ["-m", "seed=0,1", "launcher=ray", place]
+    assert resume.main([str(tmp_path), "launcher=local"], []) == ["-m", "seed=0,1", "launcher=local", place]

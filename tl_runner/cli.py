@@ -27,8 +27,7 @@ tlrun: transfer-learning and domain-adaptation experiments from config files
   tlrun report RUNS ...                        compare runs: tables, tests, figures (folders, searched)
   tlrun study RUNS ...                         how well validators select, over many runs
   tlrun predict RUN_DIR [--pick im]            what its checkpoint says of each sample, as CSV or Parquet
-  tlrun resume DIR                             go on with a killed run, or with a sweep: what is not done
-  tlrun status DIR                             how the runs of a sweep stand
+  tlrun status|resume DIR                      how a run or a sweep stands; go on with what is not done
 
   --cfg job             print the composed config and stop
   -m, --multirun        run every combination of comma-separated values

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
 from .errors import ConfigError, nearest
 from .overrides import of_stage, unfolded, written_out
@@ -73,11 +74,23 @@ def preflight(arguments: list[str]) -> list[str]:
         assert isinstance(plain, dict)
         named = {str(k): v for k, v in plain.items() if k != "hydra"}
         problems += check_root(named) + check_names(named, options["method"])
-        problems += _check_plugins(config)
+        problems += _check_plugins(config) + _unresolved(config, list(named))
     GlobalHydra.instance().clear()
     if problems:
         raise ConfigError(problems)
     return full
+
+
+def _unresolved(config: DictConfig, keys: list[str]) -> list[str]:
+    """Problems of `${...}` that point nowhere."""
+    problems = []
+    for key in keys:
+        try:
+            if OmegaConf.is_config(node := OmegaConf.select(config, key)):
+                OmegaConf.to_container(node, resolve=True)
+        except InterpolationKeyError as error:
+            problems.append(f"{error.full_key or key}: {str(error).splitlines()[0]}")
+    return problems
 
 
 def _check_plugins(config: DictConfig) -> list[str]:
