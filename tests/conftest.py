@@ -57,6 +57,15 @@ def walk(names: Sequence[str], fast: Sequence[str] = KINDS) -> list[Any]:
 
 torch.set_num_threads(1)
 
+STARTED = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Slow tests that have not begun after so many minutes are skipped, and say so: CI has a limit."""
+    minutes = os.environ.get("TLRUN_TEST_MINUTES")
+    if minutes and item.get_closest_marker("slow") and time.monotonic() - STARTED > 60 * float(minutes):
+        pytest.skip(f"TLRUN_TEST_MINUTES={minutes} are over")
+
 
 @pytest.fixture(autouse=True)
 def _own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
