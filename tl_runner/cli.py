@@ -68,7 +68,9 @@ def main() -> None:
         print(f"tlrun: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt:
-        print("\ntlrun: interrupted; `tlrun resume RUN_DIR` goes on from the last epoch", file=sys.stderr)
+        looks = arguments[:1] and arguments[0] in COMMANDS and arguments[0] != "resume"
+        hint = "" if looks else "; `tlrun resume RUN_DIR` goes on from the last epoch"
+        print(f"\ntlrun: interrupted{hint}", file=sys.stderr)
         sys.exit(130)
 
 
