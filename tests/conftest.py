@@ -122,6 +122,12 @@ def _become(work: Path, said: Sequence[Path], command: list[str], env: Mapping[s
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
         os.chdir(work)
+        # What other tests have written, and this process has imported, a fresh one would not know.
+        theirs = str(work.parents[1])
+        sys.path[:] = [place for place in sys.path if not place.startswith(theirs)]
+        for name, module in [*sys.modules.items()]:
+            if str(getattr(module, "__file__", None)).startswith(theirs):
+                del sys.modules[name]
         sys.argv = command
         if env is not None:
             os.environ.clear()

@@ -185,6 +185,7 @@ def parts(_: int) -> dict[str, torch.Tensor]:
     x = torch.arange(8.0, dtype=torch.float64).view(4, 2).requires_grad_()
     net = nn.Linear(2, 3).double()
     nn.init.constant_(net.weight, 0.5)
+    nn.init.constant_(net.bias, 0.1)
     seen: list[int] = []
     net.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     y = ranks.divided(net, x)

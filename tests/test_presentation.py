@@ -17,9 +17,9 @@ from conftest import CONFIGS, Tlrun, composed, image_folders, result_folder
 from test_configs import needs
 
 from tl_runner import presentation
-from tl_runner.cli import _decide_report
 from tl_runner.commands import predict
 from tl_runner.errors import ConfigError, DataError, UserError
+from tl_runner.jobs import ready
 from tl_runner.report import outputs, page
 from tl_runner.report.predictions import check_format
 from tl_runner.reporting import Reporting
@@ -322,9 +322,7 @@ def test_a_failed_table_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monke
     ],
 )
 def test_who_gets_a_report_unasked(overrides: tuple[str, ...], multirun: bool, write: str) -> None:
-    config = composed(*overrides)
-    _decide_report(config, multirun)
-    assert config["report"]["write"] == write
+    assert ready(composed(*overrides), multirun)["report"]["write"] == write
 
 
 def test_predict_through_the_command_line(tlrun: Tlrun, tmp_path: Path) -> None:

@@ -74,12 +74,11 @@ def assert_same(one: Path, other: Path) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("method=mmd",),
-        ("method=mcd", "augment=strong", "optim=adamw"),
-        ("method=shot", "recipe=source_free"),
-        ("method=mmd", "validators=all"),
+        pytest.param(("method=mcd", "augment=strong", "optim=adamw"), id="alternating"),
+        pytest.param(("method=mmd",), id="single-step", marks=pytest.mark.slow),
+        pytest.param(("method=shot", "recipe=source_free"), id="two-stages", marks=pytest.mark.slow),
+        pytest.param(("method=mmd", "validators=all"), id="all-validators", marks=pytest.mark.slow),
     ],
-    ids=["single-step", "alternating", "two-stages", "all-validators"],
 )
 def test_kill_and_resume(overrides: tuple[str, ...], tmp_path: Path, tlrun: Tlrun) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -145,8 +145,8 @@ def _folder_name(overrides: list[str]) -> str:
     return name or "job"
 
 
-def _job(config: Any) -> None:
-    """A single run. Those of a sweep are run by its launcher, see `jobs`."""
+def _job(config: Any) -> float | None:
+    """A single run; what it returns, another library's sweeper may maximise. Our launchers run `jobs`."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import OmegaConf
@@ -161,7 +161,8 @@ def _job(config: Any) -> None:
         with recorded(folder, digest(plain)):
             from .run import run
 
-            run(plain, folder)
+            value: float | None = run(plain, folder)["objective"]["value"]
+    return value
 
 
 if __name__ == "__main__":
