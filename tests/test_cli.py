@@ -116,6 +116,12 @@ WRONG_VALUES = [
         "recipe.stages.adapt.optim.schedule.gama=1",
         "InverseDecay has no argument 'gama'; did you mean 'gamma'?",
     ),
+    ("~optim.optimizer._partial_", "optim.optimizer._partial_: expected true"),
+    ("optim.optimizer._partial_=abc", "optim.optimizer._partial_: expected a bool, got 'abc'"),
+    ("+optim._pairtial_=abc", "optim._pairtial_: Optim has no argument '_pairtial_'"),
+    ("augment.views=1", "augment.views: expected a list, got 1"),
+    ("report=false", "report: there is no 'false'; known: auto, html, none"),
+    ("optim.lr='${nope}'", "optim.lr: Interpolation key 'nope' not found"),
     ("recipe.stages.adapt.epochs=0", "recipe.stages.adapt.epochs: expected a whole number >= 1, got 0"),
     ("recipe.stages.adapt.epoch=1", "recipe.stages.adapt: unknown key 'epoch'; did you mean 'epochs'?"),
 ]

@@ -8,7 +8,7 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .errors import ConfigError, nearest
@@ -21,6 +21,14 @@ ROOT = (
 )
 SWEEP_ONLY = ("launcher",)
 """Keys of the root that are no matter of a single run."""
+_HYDRAS: dict[str, type] = {
+    "_target_": str,
+    "_partial_": bool,
+    "_recursive_": bool,
+    "_convert_": str,
+    "_args_": list,
+}
+_CALLED_LATER = ("model.backbone", "optim.optimizer")
 PARTS = ("backbone", "neck", "head")
 PREDICTIONS = ("none", "csv", "parquet")
 STAGE = ("method", "tuning", "optim", "augment", "trainer", "epochs")
@@ -268,12 +276,15 @@ def _bind(path: str, found: Any, node: dict[str, Any], given: frozenset[str]) ->
     problems = []
     known = [name for name in parameters if name not in given]
     for key, value in ((str(k), v) for k, v in node.items()):  # YAML reads `on:` as true
-        if key.startswith("_") and key.endswith("_"):
-            continue
-        if key not in known:
+        if key in _HYDRAS:
+            if key != "_target_" and not isinstance(value, _HYDRAS[key]):
+                problems.append(f"{path}.{key}: expected a {_HYDRAS[key].__name__}, got {value!r}")
+        elif key not in known:
             problems.append(f"{path}.{key}: {found.__name__} has no argument '{key}'{nearest(key, known)}")
         elif not (isinstance(value, dict) and "_target_" in value) and value != "???":
             problems += _check_value(f"{path}.{key}", parameters[key][1], value)
+    if path in _CALLED_LATER and node.get("_partial_") is not True:
+        problems.append(f"{path}._partial_: expected true: the runner gives it more arguments")
     # What a parent needs, a subclass may give it: only the class's own parameters must be there.
     for name in inspect.signature(found).parameters:
         parameter = parameters.get(name, (None, None))[0]
@@ -302,5 +313,8 @@ def _check_value(path: str, hint: Any, value: Any) -> list[str]:
         message = first["msg"][0].lower() + first["msg"][1:]
         return [f"{path}: {message}, got {value!r}{hints}"]
     except (PydanticSchemaGenerationError, PydanticUserError, TypeError):
-        pass  # a class of ours or torch's: a node, checked by itself
+        # Of a class of ours or torch's: a node, checked by itself; or several of them.
+        origin = typing.get_origin(hint)
+        if isinstance(origin, type) and issubclass(origin, Sequence) and not isinstance(value, list):
+            return [f"{path}: expected a list, got {value!r}"]
     return []
