@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import rich
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
@@ -135,6 +136,7 @@ def _become(work: Path, said: Sequence[Path], command: list[str], env: Mapping[s
         for handler in [*logging.root.handlers]:  # Pytest's.
             logging.root.removeHandler(handler)
         GlobalHydra.instance().clear()
+        rich._console = None  # It knows the width of another terminal.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         cli.main()
         code = 0

@@ -190,7 +190,7 @@ def test_no_job_takes_the_others_along_and_the_next_sweep_does_what_is_left(tlru
     assert "Traceback" not in done.stdout + done.stderr
     shown = tlrun("status", "sweep", env={**os.environ, "COLUMNS": "150"}).stdout
     assert "3 jobs: 1 done, 1 unfinished, 1 failed" in shown
-    assert all(word in shown for word in ("how=raises", "adapt 2/2", "terminated"))
+    assert all(word in shown for word in ("how=raises", "adapt 2/2", "terminated")), shown
     (ends / "ends.py").write_text(
         OWN.replace('== "raises"', '== "never"').replace('== "exits"', '== "never"')
     )
