@@ -14,7 +14,6 @@ from test_configs import needs, teacher_run
 from tl_runner.building import build
 from tl_runner.data.loader import EvalLoader
 from tl_runner.errors import UserError
-from tl_runner.nn.weights import of_checkpoint
 from tl_runner.run import run
 from tl_runner.trained import teacher
 
@@ -222,18 +221,12 @@ def test_a_teacher_that_is_the_model_itself_is_content_with_cached_features(tmp_
 
 @pytest.mark.slow
 def test_what_each_regulariser_keeps(tmp_path: Path) -> None:
-    """From clean digits to three labels per class on photographs: L2-SP and EWC stay nearer to where they started,
-    the others nearer to what the model said of the clean ones."""
+    """From clean digits to three labels per class on photographs: of the clean ones, more than plain fine-tuning."""
     run(composed("method=source_only", "trainer.epochs=6"), tmp_path / "source")
-    start = of_checkpoint(tmp_path / "source" / "checkpoints" / "adapt" / "last.ckpt")
-    kept, moved = {}, {}
-    for method in ("finetune", "l2_sp", "lwf", "ewc", "replay", "distill"):
+    kept = {}
+    for method in ("finetune", "lwf", "replay", "distill"):
         few = ("data.labeled_per_class=3", "trainer.epochs=6", f"init_from={tmp_path / 'source'}")
         results = run(composed(f"method={method}", *few), tmp_path / method)
         kept[method] = results["source_accuracy"]["adapt"]
-        end = of_checkpoint(tmp_path / method / "checkpoints" / "adapt" / "last.ckpt")
-        weights = [key for key in start if key.startswith("backbone.") and "running" not in key]
-        moved[method] = sum(float((end[k].float() - start[k].float()).square().sum()) for k in weights)
-    print({m: (round(kept[m], 3), round(moved[m], 2)) for m in kept})
-    assert all(kept[m] > kept["finetune"] for m in ("lwf", "replay", "distill"))
-    assert all(moved[m] < moved["finetune"] for m in ("l2_sp", "ewc"))
+    # Measured: 0.63; 0.89, 0.98, 0.94.
+    assert all(kept[m] > kept["finetune"] + 0.1 for m in ("lwf", "replay", "distill")), kept
