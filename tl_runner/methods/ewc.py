@@ -27,7 +27,8 @@ class EWC(Finetune):
 
     Args:
         label_smoothing, class_weights, mixup, cutmix: as for `finetune`.
-        weight: λ.
+        weight: λ. The penalty is as stiff as λ times the Fisher information: on a whole network, with plain SGD, 1000
+            diverged on the embedded digits and 30 did not.
         data: whose Fisher information: of the `source`, or, without source data, of the `labeled` samples.
         labels: `drawn` from the prediction, or `true`, where the earlier classes are the data's.
         samples: that the mean is taken over, spread evenly over the role; each costs a backward pass.
@@ -44,7 +45,7 @@ class EWC(Finetune):
         self,
         model: Model,
         info: DataInfo,
-        weight: NonNegative = 1000.0,
+        weight: NonNegative = 30.0,
         data: Literal["source", "labeled"] = "source",
         labels: Literal["drawn", "true"] = "drawn",
         samples: Count = 500,
