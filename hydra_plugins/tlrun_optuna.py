@@ -47,13 +47,8 @@ class OptunaSweeper(BasicSweeper):
         seed: Annotated[int, Ge(0)] = 0,
     ) -> None:
         super().__init__(max_batch_size=None)
-        self.trials, self.parallel, self.sampler, self.pruner, self.seed = (
-            trials,
-            parallel,
-            sampler,
-            pruner,
-            seed,
-        )
+        self.trials, self.parallel, self.seed = trials, parallel, seed
+        self.sampler, self.pruner = sampler, pruner
 
     def sweep(self, arguments: list[str]) -> None:
         from tl_runner.sweep import SweepFolder, optional

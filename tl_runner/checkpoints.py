@@ -56,7 +56,6 @@ class WholeFiles(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> Any:
         try:
-            check_archive(Path(path))
             return torch.load(path, map_location=map_location, weights_only=True)
         except Exception as error:
             raise DataError(f"{path}: cannot be read as a checkpoint ({reason(error)})") from error

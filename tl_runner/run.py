@@ -91,7 +91,8 @@ def run(
         raise UserError("trainer.devices: sentences, whose rows are words, cannot be divided; set it to 1")
     _describe(config, data)
     _remember(data, folder, resume)
-    with together(count, device, follow, [*searched()], config, folder, resume):
+    folders = [*searched()] if count > 1 else []  # Looking for them takes a while.
+    with together(count, device, follow, folders, config, folder, resume):
         before, fitted = _train(config, stages, data, folder, resume, watch)
 
     results = {

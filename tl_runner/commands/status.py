@@ -15,9 +15,9 @@ import rich
 from rich import box
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from ..errors import UserError
+from ..report.render import plain
 from ..status import told
 from ..sweep import Outcome
 
@@ -89,8 +89,8 @@ def _print(lines: Sequence[Line], every: bool) -> None:
 
 def _table(lines: Sequence[Line], every: bool) -> Table:
     """Of jobs, those that are well only counted; all of them if there are few."""
-    plain = ("done", "skipped", "waiting")
-    shown = [line for line in lines if every or len(lines) <= 12 or line.state not in plain]
+    well = ("done", "skipped", "waiting")
+    shown = [line for line in lines if every or len(lines) <= 12 or line.state not in well]
     same = set.intersection(*(set(line.name.split(",")) for line in lines)) if len(lines) > 1 else set()
     cells = [_cells(line, same) for line in shown]
     heads = ("job", "state", "at", "time", "objective", "why")
@@ -101,7 +101,7 @@ def _table(lines: Sequence[Line], every: bool) -> Table:
         justify: Literal["left", "right"] = "right" if heads[i] == "objective" else "left"
         table.add_column(heads[i], overflow="fold", no_wrap=not words, justify=justify)
     for line, row in zip(shown, cells, strict=True):
-        table.add_row(*(_plain(row[i]) for i in used), style=_STYLES.get(line.state))
+        table.add_row(*(plain(row[i]) for i in used), style=_STYLES.get(line.state))
     return table
 
 
@@ -138,8 +138,3 @@ def _duration(about: dict[str, Any], state: str) -> str:
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours or minutes or seconds else ""
-
-
-def _plain(text: str) -> Text:
-    """Neither markup nor anything that a terminal would obey: names come from folders."""
-    return Text("".join(c if c.isprintable() else "\ufffd" for c in text))

@@ -15,17 +15,8 @@ Config = Mapping[str, Any]
 
 # Where a run took place and what was made of it, not what it was.
 PLACE = (
-    *(
-        "paths",
-        "data.cache",
-        "data.cache_dir",
-        "data.workers",
-        "report",
-        "predictions",
-        "sweep",
-        "launcher",
-        "objective",
-    ),
+    *("paths", "data.cache", "data.cache_dir", "data.workers"),
+    *("report", "predictions", "sweep", "launcher", "objective"),
     *("trainer.accelerator", "trainer.log_every", "trainer.eval_batch_size"),
 )
 

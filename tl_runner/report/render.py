@@ -45,13 +45,13 @@ def terminal(table: Table, width: int = 10**9) -> Group:
         for i in block:
             justify: Literal["left", "right"] = "right" if i and not table.words else "left"
             part.add_column(
-                _text(head[i]), justify=justify, overflow="fold", no_wrap=i == 0 and not table.words
+                plain(head[i]), justify=justify, overflow="fold", no_wrap=i == 0 and not table.words
             )
         for texts, cells in zip(lines, table.lines, strict=True):
             styles = ["bold" if c.best else "yellow" if c.loses else "" for c in cells]
-            part.add_row(*(_text(texts[i], styles[i]) for i in block))
+            part.add_row(*(plain(texts[i], styles[i]) for i in block))
         made.append(part)
-    return Group(_text(table.title, "bold"), *made, *(_text(note, "dim") for note in table.notes), "")
+    return Group(plain(table.title, "bold"), *made, *(plain(note, "dim") for note in table.notes), "")
 
 
 def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
@@ -72,7 +72,7 @@ def _blocks(widths: Sequence[int], width: int) -> list[list[int]]:
     return blocks or [[0]]
 
 
-def _text(text: str, style: str = "") -> Text:
+def plain(text: str, style: str = "") -> Text:
     """Neither markup nor anything that a terminal would obey."""
     return Text("".join(c if c.isprintable() else "\ufffd" for c in text), style)
 
