@@ -14,11 +14,18 @@ from .errors import ConfigError, nearest
 Node = dict[str, Any]
 
 
+def stages(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The stages of a config's recipe; none where it has something else in their place."""
+    recipe = config.get("recipe")
+    found = recipe.get("stages") if isinstance(recipe, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
 def methods(config: Mapping[str, Any]) -> Iterator[tuple[str, Node]]:
     """The method nodes of a config, by their place."""
     if isinstance(config.get("method"), Mapping):
         yield "method", config["method"]
-    for name, stage in ((config.get("recipe") or {}).get("stages") or {}).items():
+    for name, stage in stages(config).items():
         if isinstance(stage, Mapping) and isinstance(stage.get("method"), Mapping):
             yield f"recipe.stages.{name}.method", stage["method"]
 
@@ -73,11 +80,11 @@ def inherited(config: Node) -> Node:
 
     A stage's mapping without `_target_` is such changes; one with it replaces the run's.
     """
-    if not (stages := (config.get("recipe") or {}).get("stages")):
+    if not (found := stages(config)):
         return config
     return {
         **config,
-        "recipe": {**config["recipe"], "stages": {k: _inherits(v, config) for k, v in stages.items()}},
+        "recipe": {**config["recipe"], "stages": {k: _inherits(v, config) for k, v in found.items()}},
     }
 
 
@@ -118,9 +125,9 @@ def expand(config: Node, load: Callable[[str], Node] = method_config) -> Node:
             result["method"] = full
         else:
             stage = place.split(".")[2]
-            stages = {**result["recipe"]["stages"]}
-            stages[stage] = {**stages[stage], "method": full}
-            result["recipe"] = {**result["recipe"], "stages": stages}
+            changed = {**stages(result)}
+            changed[stage] = {**changed[stage], "method": full}
+            result["recipe"] = {**result["recipe"], "stages": changed}
     return result
 
 

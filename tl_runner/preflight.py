@@ -19,7 +19,7 @@ from omegaconf.errors import InterpolationKeyError
 
 from .errors import ConfigError, nearest
 from .overrides import of_stage, unfolded, written_out
-from .parts import check_names
+from .parts import check_names, stages
 from .schema import ROOT, SWEEP_ONLY, check_plugin, check_root
 from .search import config_dir, groups, own_configs
 
@@ -60,25 +60,28 @@ def preflight(arguments: list[str]) -> list[str]:
     of_stages = [i for i in where if of_stage(full[i])]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         problems, good, configs = _compose([full[i] for i in where if i not in of_stages], multirun)
-        config, recipes = configs[0], [list(map(str, c.recipe.stages)) for c in configs]
+        config, recipes = configs[0], [list(map(str, stages(_plain(c)))) for c in configs]
         for i in sorted(of_stages, key=lambda i: full[i].count(".")):
             stage = full[i].split(".")[2]
             # In a sweep over recipes each must have the stage.
-            if lacking := [stages for stages in recipes if stage not in stages]:
+            if lacking := [recipe for recipe in recipes if stage not in recipe]:
                 problems.append(f"recipe.stages: there is no stage '{stage}'{nearest(stage, lacking[0])}")
                 continue
             full[i] = written_out(full[i], config.hydra.runtime.choices, options)
             wrong, good, (config, *_) = _compose([full[i]], multirun, good)
             problems += wrong
-        plain = OmegaConf.to_container(config, resolve=False)
-        assert isinstance(plain, dict)
-        named = {str(k): v for k, v in plain.items() if k != "hydra"}
+        named = {str(k): v for k, v in _plain(config).items() if k != "hydra"}
         problems += check_root(named) + check_names(named, options["method"])
         problems += _check_plugins(config) + _unresolved(config, list(named))
     GlobalHydra.instance().clear()
     if problems:
         raise ConfigError(problems)
     return full
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    return dict(plain)
 
 
 def _unresolved(config: DictConfig, keys: list[str]) -> list[str]:
@@ -97,6 +100,9 @@ def _check_plugins(config: DictConfig) -> list[str]:
     """Problems of the sweeper and the launcher that were chosen, if they are ours."""
     problems = []
     for path, kind in (("sweep", Sweeper), ("launcher", Launcher)):
+        if path not in config:  # Hydra's node refers to it; of a root key it has been said.
+            problems += [f"missing key '{path}'"] if path in SWEEP_ONLY else []
+            continue
         node: Any = OmegaConf.to_container(
             config.hydra[f"{path}er" if path == "sweep" else path], resolve=True
         )
