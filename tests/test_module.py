@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import pytorch_lightning as pl
 import torch
-from conftest import composed
+from conftest import CONFIGS, composed, walk
+from pytorch_lightning.plugins.precision import MixedPrecision
+from test_configs import needs
 from torch import nn
 
 from tl_runner.methods.source_only import SourceOnly
@@ -56,3 +60,48 @@ def test_cached_features_train_the_same_as_the_frozen_backbone(tmp_path: Path) -
     assert len(shared) > 5
     for name in shared:
         torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["mmd", "mcd"])
+def test_float16_with_a_scaler_clips_and_trains_as_float32_does(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """trainer.precision=16 is for GPUs; a CPU has the same scaler."""
+    real, scales = pl.Trainer, []
+
+    def half(*, precision: str, plugins: list[object], **options: object) -> pl.Trainer:
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        scales.append(scaler)
+        return real(plugins=[*plugins, MixedPrecision("16-mixed", "cpu", scaler)], **options)
+
+    states = []
+    for precision in ("32", "16"):
+        if precision == "16":
+            monkeypatch.setattr(pl, "Trainer", half)
+        run(
+            composed("trainer=smoke", f"method={method}", "augment=none", "optim.clip_norm=0.5"),
+            tmp_path / precision,
+        )
+        path = tmp_path / precision / "checkpoints" / "adapt" / "last.ckpt"
+        states.append(torch.load(path, weights_only=True)["state_dict"])
+    assert scales[0].get_scale() == 1024.0  # no step was skipped
+    for name, value in states[0].items():
+        torch.testing.assert_close(
+            states[1][name], value, rtol=0.05, atol=5e-3, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("method", walk(CONFIGS["method"]))
+def test_every_method_in_bfloat16_has_the_losses_of_float32(method: str, tmp_path: Path) -> None:
+    """Forward passes round to 8 bits; what losses do with the outputs is computed in float32."""
+    found = []
+    for precision in ("32", "bf16"):
+        chosen = (f"method={method}", f"trainer.precision={precision}", "optim.lr=0.001", *needs(method))
+        run(composed("trainer=smoke", *chosen), tmp_path / precision)
+        history = pd.read_csv(tmp_path / precision / "metrics.csv")
+        found.append(history[[c for c in history if c.startswith("loss/")]])
+    assert not found[0].empty or method == "svm"
+    for name, values in found[0].items():
+        assert found[1][name].to_numpy() == pytest.approx(
+            values.to_numpy(), rel=0.1, abs=0.05, nan_ok=True
+        ), name

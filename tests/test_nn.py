@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 from functools import partial
@@ -428,3 +429,73 @@ def test_a_new_head_is_of_the_models_kind(head: Any) -> None:
     assert [*built.new_head().state_dict()] == [*built.head.state_dict()]
     assert built.new_head(7)(torch.randn(3, built.num_features)).shape == (3, 7)
     assert not torch.equal(built.new_head().weight, built.head.weight)  # type: ignore[arg-type]
+
+
+def _trained(model: Model, batches: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gradients and buffers after a few passes, forward and back."""
+    torch.manual_seed(1)
+    model.train()
+    for x in batches:
+        out = model(x)
+        (out.logits.square().mean() + out.features.mean()).backward()
+    state = {f"grad {n}": p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return state | {n: b.clone() for n, b in model.named_buffers()}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {"drop_path_rate": 0.3}),
+        ("vit_tiny_patch16_224", {"proj_drop_rate": 0.3}),
+        ("efficientnet_lite0", {"drop_path_rate": 0.3}),
+        ("tiny", {}),
+    ],
+)
+def test_gradient_checkpointing_changes_nothing_but_memory(name: str, options: dict[str, float]) -> None:
+    import timm
+
+    shape = (3, 32, 32)
+
+    def net(shape: tuple[int, ...]) -> Backbone:
+        if name == "tiny":
+            return backbones.tiny(width=4, shape=shape)
+        size = {"img_size": 32} if "vit" in name else {}
+        inner = timm.create_model(name, num_classes=0, **options, **size)
+        return Backbone(inner, inner.num_features)
+
+    info = DataInfo(("a", "b", "c"), shape, {}, {})
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = Model(info, net, neck_features=6, gradient_checkpointing=checkpointing).double()
+        if checkpointing:  # A teacher's copy is another network, and computes again what is its own.
+            twin = copy.deepcopy(model)
+            with torch.no_grad():
+                next(twin.backbone.parameters()).zero_()
+        x = [
+            torch.rand(4, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(i))
+            for i in (0, 1)
+        ]
+        found.append(_trained(model, x))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+def test_gradient_checkpointing_computes_blocks_twice() -> None:
+    info = DataInfo(("a", "b"), (3, 32, 32), {}, {})
+    model = Model(info, partial(backbones.timm, "resnet18", "none"), gradient_checkpointing=True)
+    calls = []
+    model.backbone.get_submodule("net.layer1.0.conv1").register_forward_hook(lambda *_: calls.append(1))
+    x = torch.rand(4, 3, 32, 32)
+    model(x).logits.sum().backward()
+    assert len(calls) == 2
+    with torch.no_grad():
+        model(x)
+    assert len(calls) == 3
+
+
+def test_gradient_checkpointing_needs_blocks() -> None:
+    info = DataInfo(("a", "b"), (5,), {}, {})
+    with pytest.raises(UserError, match="one without blocks"):
+        Model(info, lambda shape: backbones.Features(shape[0]), gradient_checkpointing=True)
+    with pytest.raises(UserError, match=r"model\.compile=false"):
+        Model(info, partial(backbones.mlp, hidden=4), gradient_checkpointing=True, compile=True)

@@ -119,7 +119,10 @@ class TransferModule(pl.LightningModule):
         ranks.average(p.grad for group in self.optimizer.param_groups for p in group["params"])
         if self.optim.clip_norm is not None:
             params = [p for group in self.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(params, self.optim.clip_norm)
+            # Fused optimisers take the scale off gradients themselves, in their step.
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            scale = 1.0 if scaler is None else scaler.get_scale()
+            torch.nn.utils.clip_grad_norm_(params, self.optim.clip_norm * scale)
         self.optimizer.step()
 
     def check_finite(self) -> None:

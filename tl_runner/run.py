@@ -203,10 +203,11 @@ def _devices(stages: Mapping[str, Stage], config: Config, devices: int | None) -
     devices = devices or max(s.devices for s in settings)
     for s in settings:
         s.check_devices(devices)
-    if devices > 1 and config["model"].get("compile"):
-        raise UserError(
-            "model.compile=true: a compiled backbone cannot be divided; set it to false, or trainer.devices=1"
-        )
+    for key in ("compile", "gradient_checkpointing"):
+        if devices > 1 and config["model"].get(key):
+            raise UserError(
+                f"model.{key}=true: such a backbone cannot be divided; set it to false, or trainer.devices=1"
+            )
     return devices, max((s.device() for s in settings), key=lambda d: d.type)
 
 

@@ -83,8 +83,7 @@ def cached_features(
                 shape = total, int(backbone.num_features)  # type: ignore[arg-type]
                 chunk = None if images else 4 * batch_size
                 build_map(path, shape, np.float32, fill, f"features of {name}", chunk)
-            # Small enough for memory, and gathered at every step.
-            stores[id(store)] = ArrayStore(torch.from_numpy(np.load(path)))
+            stores[id(store)] = ArrayStore.map(path)
             stores[id(store)].group = store.group
     return {role: replace(r, stores=[stores[id(s)] for s in r.stores]) for role, r in rows.items()}
 
