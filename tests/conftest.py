@@ -17,7 +17,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +28,7 @@ import rich
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_class
 from omegaconf import OmegaConf
@@ -72,6 +74,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLRUN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TLRUN_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _each_shipped_config_is_parsed_once() -> Iterator[None]:
+    """Nearly all the time of a composition goes into reading the same YAML files again."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        source = SourcesRegistry.instance().resolve("file")
+    original, known = source.load_config, {}
+
+    def load_config(self: Any, config_path: str) -> Any:
+        if Path(self.path) != config_dir():
+            return original(self, config_path)
+        if config_path not in known:
+            known[config_path] = original(self, config_path)
+        return deepcopy(known[config_path])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "load_config", load_config)
+        yield
 
 
 def method_class(name: str) -> type[Method]:

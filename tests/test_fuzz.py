@@ -6,7 +6,6 @@ import random
 import string
 import traceback
 from collections.abc import Iterator
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 from conftest import CONFIGS, composed
 from hydra import compose, initialize_config_dir
-from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
@@ -62,22 +60,6 @@ NASTY = (
 )
 GROUPS = ("method", "data", "model", "tuning", "optim", "augment", "trainer", "validators", "metrics")
 GROUPS += ("recipe", "report", "sweep", "paths", "launcher", "optim/schedule", "experiment")
-
-
-def parse_each_file_once(patch: pytest.MonkeyPatch) -> None:
-    """Nearly all the time of a composition goes into reading the same YAML files again."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        source = SourcesRegistry.instance().resolve("file")
-    original, known = source.load_config, {}
-
-    def load_config(self: Any, config_path: str) -> Any:
-        place = (self.path, config_path)
-        if place not in known:
-            known[place] = original(self, config_path)
-        return deepcopy(known[place])
-
-    patch.setattr(source, "load_config", load_config)
 
 
 @cache
@@ -178,7 +160,6 @@ def test_no_command_line_ends_in_a_traceback(
     seed: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    parse_each_file_once(monkeypatch)
     found = [told for arguments in command_lines(seed, count) if (told := look(arguments))]
     assert not found, f"{len(found)} of {count}:\n" + "\n".join(found)
     assert not list(tmp_path.iterdir()), "something was written"
