@@ -2,8 +2,8 @@
 
     python scripts/bench/gpu.py [--root data/office31] [--out gpu]        # --device cpu --small: does it run?
 
-1. `step.py --device cuda`: a ResNet-50 and a ViT-S/16 in bf16 with MMD at 32 + 32 images, augmented, against a bare loop
-   on resident data: images/s, memory, and a trace of the ResNet-50's steps (`--trace`).
+1. `step.py --device cuda`: a ResNet-50 and a ViT-S/16 in bf16 with MMD at 32 + 32 images, augmented, against a bare
+   loop on resident data: images/s, memory, and a trace of the ResNet-50's steps.
 2. `peers.py --device cuda --cases resnet50`: the same ResNet-50 as the known libraries train it.
 3. How long an Office-31 transfer of 20 epochs of 500 steps takes, from the steps of 1.
 
@@ -49,9 +49,9 @@ def main() -> None:
         subprocess.run([sys.executable, str(HERE / script), *options], check=True)
     for case in json.loads((args.out / "step.json").read_text())["cases"]:
         minutes = 20 * 500 * case["runner_ms_per_step"] / 60_000
+        speed = f"{case['rows_per_second']:,.0f} images/s, {case['peak_memory_mb']:,.0f} MB"
         print(
-            f"{case['case']}, {case['method']}: {case['images_per_second']:,.0f} images/s, {case['peak_memory_mb']:,.0f} MB; "
-            f"20 epochs of 500 steps take {minutes:.1f} minutes of training"
+            f"{case['case']}, {case['method']}: {speed}; 20 epochs of 500 steps: {minutes:.1f} minutes of training"
         )
 
 

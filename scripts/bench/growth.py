@@ -5,8 +5,8 @@
 Every number is measured in a process of its own. Images are a map of 32-pixel squares on disk, as a run's cache is, but
 without content; features are drawn at random. `exponent` is the slope of log(measured) over log(size) through the last
 three sizes: 0 does not grow, 1 grows in proportion. Memory is what the process holds of its own at its peak
-(anonymous memory), above what it held when all was imported: pages of a mapped file, which the system takes back when it
-needs the room, are not counted.
+(anonymous memory), above what it held when all was imported: pages of a mapped file, which the system takes back when
+it needs the room, are not counted.
 
     step       ms of a training step of 64 + 64 rows (MMD; LeNet on images, a bottleneck on features)
     open       ms to open the map and read its first rows

@@ -44,6 +44,6 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> N
     for row in rows:
         table.add_row(*row)
     console = Console()
-    console.width = max(console.width, 110)  # A pipe has no width; the table does.
+    console.width = max(console.width, 120)  # A pipe has no width; the table does.
     console.print(table)
     console.print(", ".join(f"{k} {v}" for k, v in about().items()), highlight=False)

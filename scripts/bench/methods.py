@@ -1,6 +1,6 @@
 """What a step of each method costs, relative to source_only.
 
-    python scripts/bench_methods.py [--steps 40] [--rounds 5] [--methods mmd dann] [--csv docs/results/cost.csv]
+    python scripts/bench/methods.py [--steps 40] [--rounds 5] [--methods mmd dann] [--csv docs/results/cost.csv]
 
 A step is everything between two batches: forward passes, losses, backward passes, updates, and whatever the
 method does between them. All methods take turns in one process on one thread, on the same random features
@@ -15,20 +15,17 @@ from __future__ import annotations
 
 import argparse
 import csv
-import platform
 import statistics
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from machine import about, show
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -158,25 +155,18 @@ def main() -> None:
         )
     rows.sort(key=lambda row: row[1])
     head = ["method", "time", "arithmetic", "time / arithmetic", "passes", "ms"]
-    table = Table(*head, title="relative to source_only", title_justify="left")
-    for row in rows:
-        table.add_row(row[0], *(f"{v:.2f}" for v in row[1:]))
-    Console().print(table)
-    print(f"1 thread, torch {torch.__version__}, {cpu()}, {date.today()}")
+    show("relative to source_only", head, [(row[0], *(f"{v:.2f}" for v in row[1:])) for row in rows])
+    machine = about()
     if arguments.csv:
         with arguments.csv.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([*head, "cpu", "torch", "date"])
             writer.writerows(
-                [[r[0], *(f"{v:.2f}" for v in r[1:]), cpu(), torch.__version__, date.today()] for r in rows]
+                [
+                    [r[0], *(f"{v:.2f}" for v in r[1:]), machine["cpu"], machine["torch"], machine["date"]]
+                    for r in rows
+                ]
             )
-
-
-def cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return found[0] if found else platform.machine()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What decoding every image once is worth.
 
-    python scripts/bench_cache.py --root data/office31 --domain amazon [--json cache.json]
+    python scripts/bench/rows.py --root data/office31 --domain amazon [--json cache.json]
 
 Reads `<root>/<domain>/images/<class>/*`. First every image is decoded into a map in a temporary folder, as a
 first run does, on all cores. Then, on one core each, in turns:
@@ -20,25 +20,18 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torchvision
+from machine import about, cores, show
 from PIL import Image
-from PIL import __version__ as pillow_version
-from rich.console import Console
-from rich.table import Table
 from torchvision import transforms
 
 from tl_runner.data.augment import Augment, View
@@ -126,48 +119,6 @@ def measure(samples: Samples, rows: Rows, batch: int, images: int, rounds: int) 
     return speed
 
 
-def machine() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "cpu": model or platform.processor() or platform.machine(),
-        "cores": cores(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "pillow": pillow_version,
-        "date": date.today().isoformat(),
-    }
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def show(result: dict[str, Any], about: dict[str, Any]) -> None:
-    title = f"{result['domain']}: {result['images']} images, {result['rounds']} rounds of {result['timed']}"
-    table = Table(title=title, title_justify="left")
-    for column in ("one core", "images/s", "range", "× usual"):
-        table.add_column(column, justify="left" if column == "one core" else "right")
-    for name, way in result["ways"].items():
-        table.add_row(
-            name,
-            f"{way['images_per_second']:,.0f}",
-            f"{min(way['all']):,.0f}–{max(way['all']):,.0f}",
-            f"{way['times_usual']:.1f}",
-        )
-    console = Console()
-    console.width = max(console.width, 110)
-    console.print(table)
-    decoding = result["decoding"]
-    console.print(
-        f"decoded once in {decoding['seconds']:.1f} s: {decoding['images_per_second']:,.0f} images/s on "
-        f"{decoding['threads']} threads, {decoding['map_mb']:,.0f} MB",
-        highlight=False,
-    )
-    console.print(", ".join(f"{k} {v}" for k, v in about.items()), highlight=False)
-
-
 def main() -> None:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
@@ -209,10 +160,22 @@ def main() -> None:
         },
         "ways": ways,
     }
-    about = machine()
-    show(result, about)
+    decoding = result["decoding"]
+    shown = [
+        (
+            *(name, f"{way['images_per_second']:,.0f}", f"{min(way['all']):,.0f}–{max(way['all']):,.0f}"),
+            f"{way['times_usual']:.1f}",
+        )
+        for name, way in ways.items()
+    ]
+    title = f"{args.domain}: {len(samples)} images, {args.rounds} rounds of {result['timed']}"
+    show(title, ("one core", "images/s", "range", "× usual"), shown)
+    print(
+        f"decoded once in {decoding['seconds']:.1f} s: {decoding['images_per_second']:,.0f} images/s on "
+        f"{decoding['threads']} threads, {decoding['map_mb']:,.0f} MB"
+    )
     if args.json:
-        args.json.write_text(json.dumps({"machine": about, **result}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"machine": about(), **result}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -30,22 +30,17 @@ began = float(os.environ["BENCH_BEGAN"])
 marks = [("interpreter", time.time() - began)]
 def mark(name):
     marks.append((name, time.time() - began))
-def around(module, name, before=None, after=None):
+def around(module, name, after):
     module = importlib.import_module(module)
     function = getattr(module, name)
     def wrapped(*args, **kwargs):
-        if before: mark(before)
         result = function(*args, **kwargs)
-        if after: mark(after)
+        mark(after)
         return result
     setattr(module, name, wrapped)
 import tl_runner.cli, tl_runner.preflight
 mark("import of the command line")
 around("tl_runner.preflight", "preflight", after="checking names and keys (preflight)")
-import tl_runner.jobs
-around("tl_runner.jobs", "ready", before="composing the config (Hydra)")
-import builtins
-original = tl_runner.cli.import_module
 def imports_done():
     import tl_runner.run as run
     mark("imports: torch, Lightning and what the run needs")
@@ -65,12 +60,9 @@ def imports_done():
             json.dump(marks, file)
         os._exit(0)
     TransferModule.update = first
-class Finder:
-    done = False
-    def find_spec(self, name, path=None, target=None):
-        return None
 job = tl_runner.cli._job
 def _job(config):
+    mark("composing the config (Hydra)")
     imports_done()
     return job(config)
 tl_runner.cli._job = _job

@@ -6,7 +6,7 @@
 64 + 64 rows a job, everything written, compared and drawn at the end. The promise: 270 jobs in 30 minutes on two cores.
 Next to it stand jobs per hour of
 
-    one by one     the same jobs as processes of their own, as many at a time as there are cores, on the cache that is there
+    one by one     jobs as processes of their own, as many at a time as there are cores, on the cache that is there
     the usual way  every job decodes its images and runs the frozen network at every step (as `peers.py` has it): some
                    steps are timed, on all cores, and the rest is calculated
 
