@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -21,6 +22,15 @@ def replace_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def part_of_name(text: str) -> str:
+    """Something in a file's name, though it be a path itself.
+
+    >>> part_of_name("stanfordnlp/imdb")
+    'stanfordnlp-imdb'
+    """
+    return re.sub(r"[/\\:]+", "-", text)[-100:]
 
 
 def check_archive(path: Path) -> None:

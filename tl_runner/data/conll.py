@@ -75,8 +75,7 @@ class Conll:
                 number += 1
         if not words:
             raise DataError(f"{self.root}: {', '.join(self.files.values())} have no words")
-        if "train" in self.files:
-            self._check_known(places)
+        check_known(places)
         return from_labels(
             domain,
             names,
@@ -85,14 +84,6 @@ class Conll:
             texts=words,
             group=np.array(sentences, dtype=np.int64),
         )
-
-    def _check_known(self, places: Mapping[str, tuple[str, str]]) -> None:
-        known = {tag for tag, (split, _) in places.items() if split == "train"}
-        for tag, (_, where) in places.items():
-            if tag not in known:
-                raise DataError(
-                    f"{where}: tag '{tag}' is in no training sentence, which have {', '.join(sorted(known))}"
-                )
 
     def _sentences(self, file: Path) -> Iterator[list[tuple[int, str, str]]]:
         """(line, word, tag) of each word."""
@@ -116,13 +107,35 @@ class Conll:
                 raise DataError(
                     f"{file}:{number}: has {width} columns, and data.reader wants word {self.word} and tag {self.tag}"
                 ) from None
-            if width == 1 or not (tag == "O" or (tag[:2] in ("B-", "I-") and tag[2:])):
+            if width == 1 or not is_tag(tag):
                 raise DataError(
                     f"{file}:{number}: '{tag}' is no tag; expected O, B-TYPE or I-TYPE in column {self.tag}"
                 )
             sentence.append((number, word, tag))
         if sentence:
             yield sentence
+
+
+def is_tag(tag: object) -> bool:
+    """Whether it is O, B-TYPE or I-TYPE."""
+    return isinstance(tag, str) and (tag == "O" or (tag[:2] in ("B-", "I-") and bool(tag[2:])))
+
+
+def check_known(places: Mapping[str, tuple[str, str]]) -> None:
+    """Complain of a tag that is nowhere taught.
+
+    Args:
+        places: of each tag the first split, of train, val and test, and where in it.
+
+    Raises:
+        DataError: for one that training sentences, if there are any, do not have.
+    """
+    known = {tag for tag, (split, _) in places.items() if split == "train"}
+    for tag, (_, where) in places.items():
+        if known and tag not in known:
+            raise DataError(
+                f"{where}: tag '{tag}' is in no training sentence, which have {', '.join(sorted(known))}"
+            )
 
 
 def iob2(tags: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..files import part_of_name
 from .augment import Augment
 from .loader import EvalLoader
 from .rows import Rows
@@ -71,7 +72,7 @@ def cached_features(
                 (name,),
             )
             about = hashlib.sha256(f"{network} {contents[id(store)]} {view.size}".encode()).hexdigest()[:20]
-            path = folder / f"{name}-{about}.npy"
+            path = folder / f"{part_of_name(name)}-{about}.npy"
 
             def fill(first: int, last: int, whole: Rows = whole) -> np.ndarray[Any, Any]:
                 part = replace(whole, index=torch.arange(first, last))

@@ -19,7 +19,7 @@ from rich.progress import track
 from torch import Tensor
 
 from ..errors import DataError, reason
-from ..files import replace_text
+from ..files import part_of_name, replace_text
 from .samples import Samples
 
 log = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ def cached_pixels(
             return samples, ArrayStore(torch.from_numpy(np.ascontiguousarray(array)))
     if side is None:
         raise DataError("model.resize: say at which size images are stored (a side in pixels)")
-    path = folder / f"{samples.domain}-{side}-{channels}-{samples.fingerprint()[:20]}.npy"
+    path = folder / f"{part_of_name(samples.domain)}-{side}-{channels}-{samples.fingerprint()[:20]}.npy"
     corrupt: dict[str, str] = {}
     originals: list[Any] = list(samples.files if samples.files is not None else samples.array)  # type: ignore[arg-type]
 

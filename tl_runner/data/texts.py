@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .. import tokens
 from ..errors import DataError, UserError
+from ..files import part_of_name
 from ..nn.text import Tokenizer
 from ..types import Count
 from .domains import DomainData
@@ -112,7 +113,7 @@ def cached_tokens(
         samples = samples.keep(full)
     assert samples.texts is not None
     about = hashlib.sha256(f"{samples.fingerprint()} {tokenizer.fingerprint}".encode()).hexdigest()[:20]
-    path = folder / f"{samples.domain}-{length}-{about}.npy"
+    path = folder / f"{part_of_name(samples.domain)}-{length}-{about}.npy"
     texts, sizes = samples.texts, np.ones(len(samples), dtype=np.int64)
     if samples.group is not None:
         sizes = np.unique(samples.group, return_counts=True)[1]

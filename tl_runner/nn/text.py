@@ -88,7 +88,7 @@ def hf(
         raise UserError(
             f"model {name} reads texts, and this data has samples of shape {shape}: choose another model"
         )
-    _need("transformers")
+    need("transformers")
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging as theirs
 
@@ -162,7 +162,7 @@ class Tokenizer:
     """
 
     def __init__(self, name: str) -> None:
-        _need("tokenizers")
+        need("tokenizers")
         from tokenizers import Tokenizer as Core
 
         place = located(name)
@@ -213,7 +213,12 @@ class Tokenizer:
         return found
 
 
-def _need(package: str) -> None:
+def need(package: str) -> None:
+    """Complain of a package of the extra that is not installed.
+
+    Raises:
+        UserError: naming it and the extra.
+    """
     # Batches are prepared in threads, and its own are not wanted beside them.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if importlib.util.find_spec(package) is None:
