@@ -123,6 +123,23 @@ def test_page_fetches_nothing_and_runs_nothing(tmp_path: Path) -> None:
     assert str(policy).startswith("default-src 'none'; img-src data:;")
 
 
+def test_texts_are_shown_and_are_text(tmp_path: Path) -> None:
+    """Whole ones, and words with those around them; whatever is in them."""
+    found = some_outputs(thumbnails=None)
+    found.about.passages = [("", NASTY, "")] * len(found.shown)
+    text = Reader(page.write(reported(tmp_path / "texts", found)))
+    assert [t for t, _ in text.tags].count("blockquote") == len(found.shown)
+    assert NASTY in text.text
+    assert not text.all("mark")
+    found.about.passages = [(f"before {NASTY} ", NASTY, f" {NASTY} after")] * len(found.shown)
+    words = Reader(page.write(reported(tmp_path / "words", found)))
+    assert len(words.all("mark")) == len(found.shown)
+    assert f"before {NASTY} {NASTY} {NASTY} after" in words.text
+    for seen in (text, words):
+        assert not seen.all("script")
+        assert {"http://example.org/x.png"}.isdisjoint(a.get("src") for a in seen.all("img"))
+
+
 def test_stages_are_sections(tmp_path: Path) -> None:
     folder = reported(
         tmp_path / "run", some_outputs(), "source", stages={"source": "source_only", "adapt": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import re
@@ -35,7 +36,9 @@ from tl_runner.data.documents import TextFolders, TextTable
 from tl_runner.data.domains import DomainData, Prepared
 from tl_runner.data.features import cached_features
 from tl_runner.data.loader import EvalLoader, StageLoader
+from tl_runner.data.passages import passages
 from tl_runner.data.reviews import AmazonReviews
+from tl_runner.data.rows import Rows
 from tl_runner.data.samples import Samples, from_labels
 from tl_runner.data.texts import TextData, TextStore, cached_tokens
 from tl_runner.errors import DataError, UserError
@@ -43,6 +46,7 @@ from tl_runner.metrics import Entities, evaluate
 from tl_runner.nn.blocks import blocks
 from tl_runner.nn.text import Encoder, Tokenizer, hf
 from tl_runner.preflight import preflight
+from tl_runner.report import outputs
 from tl_runner.run import run
 from tl_runner.search import own_configs, register
 from tl_runner.types import HIDDEN, Batch
@@ -175,6 +179,7 @@ def test_tables_json_lines_and_folders_are_the_same_texts(tmp_path: Path) -> Non
         ("t.csv", "text,label,split\nx,pos,dev\n", r"t\.csv:2: 'dev' is no split"),
         ("t.csv", "text,label,domain\nx,pos,bok\n", "no row of domain 'book'; did you mean 'bok'"),
         ("t.jsonl", '{"text": "x", "label": "pos"}\n{"text": \n', r"t\.jsonl:2: is no JSON"),
+        ("t.jsonl", '{"text": "\\ud83d", "label": "x"}\n', r"t\.jsonl:1: has half a character"),
         ("t.jsonl", "[1]\n", r"t\.jsonl:1: expected an object"),
         ("t.csv", b"text,label\nfine,pos\ncaf\xe9,pos\n", r"t\.csv:3: is not utf-8 \(byte 0xe9\)"),
     ],
@@ -256,6 +261,37 @@ def test_empty_cut_and_strange_texts_are_told(
     assert "10 words of 1 sentences lie behind the first 32 tokens" in caplog.text
     assert len(kept) == len(store) == 32  # 30 of the long one, and a soft hyphen, which the tokenizer drops
     assert tokens.ids(store.data)[1, :4].tolist() == [2, 1, 13, 3]
+
+
+def shown_rows(store: TextStore) -> Rows:
+    total = len(store)
+    return Rows([store], torch.zeros(total).long(), torch.arange(total), torch.zeros(total), ("d",))
+
+
+def test_people_see_the_beginning_of_a_text_and_a_word_in_its_sentence(
+    tmp_path: Path, encoder: str, words: TextStore
+) -> None:
+    assert passages(shown_rows(words)) == [
+        ("", "anna", " went"),
+        ("anna ", "went", ""),
+        ("", "the", " books ."),
+        ("the ", "books", " ."),
+        ("the books ", ".", ""),
+        ("", "bonn", ""),
+    ]
+    texts = ["good\n\n  book", "good " * 60, "x" * 300]
+    samples = from_labels("d", list("abc"), ["x"] * 3, texts=texts)
+    _, store = cached_tokens(samples, Tokenizer(encoder), LENGTH, tmp_path, "error")
+    found = passages(shown_rows(store))
+    assert found == [("", "good book", ""), ("", "good " * 40 + "…", ""), ("", "x" * 200 + "…", "")]
+    many = [*(f"w{i}" for i in range(60)), "x" * 90, *(f"w{i}" for i in range(60))]
+    store = TextStore(torch.full((1, 121), 5, dtype=torch.int32), 19, many)
+    long = passages(shown_rows(store))
+    assert long is not None
+    before, itself, after = long[60]
+    assert (before[0], before[-4:], len(before)) == ("…", "w59 ", 81)
+    assert (after[:3], after[-1], len(after)) == (" w0", "…", 81)
+    assert itself == "x" * 40 + "…"
 
 
 def data_of(tmp_path: Path, encoder: str, reader: Any, **options: Any) -> Prepared:
@@ -441,6 +477,32 @@ def test_words_are_learned_and_reported(tmp_path: Path) -> None:
     assert len(table) == 1 + sum(int(c["support"]) for c in last["per_class"].values())
     assert all(row.startswith("b.txt:") for row in table[1:])
     assert " anna,b,B-PER," in table[1]  # every sentence begins with her
+    assert table[0].endswith(",checkpoint,text,p_B-LOC,p_B-ORG,p_B-PER,p_I-PER,p_O")
+    assert ",adapt,last,anna," in table[1]
+
+
+@pytest.mark.parametrize("tuning", ["full", "frozen"])
+@pytest.mark.parametrize("data", ["conll2003", "amazon_reviews"])
+def test_mistakes_are_shown_by_their_words(data: str, tuning: str, tmp_path: Path) -> None:
+    given = WORDS_OF_TWO if data == "conll2003" else ()
+    text_run(
+        *(tmp_path / "run", data, *given, "method=source_only", "report=html", "predictions=csv"),
+        *(f"tuning={tuning}", "report.embedding=none"),
+    )
+    kept = outputs.read(outputs.path(tmp_path / "run", "adapt"))
+    assert kept.about.passages is not None
+    assert len(kept.about.passages) == len(kept.shown) > 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    with (tmp_path / "run" / "predictions" / "adapt-last.csv").open(newline="") as file:
+        texts = {row["name"]: row["text"] for row in csv.DictReader(file)}
+    for row, (before, itself, after) in zip(kept.shown, kept.about.passages, strict=True):
+        assert texts[kept.about.names[row]] == itself
+        if data == "conll2003":
+            assert kept.about.names[row].endswith(f" {itself}")
+            assert f"<blockquote>{before}<mark>{itself}</mark>{after}</blockquote>" in page
+        else:
+            assert itself.partition(" ")[0] in ("good", "bad")
+            assert f"<blockquote>{itself}</blockquote>" in page
 
 
 @pytest.mark.parametrize("data", ["conll2003", "amazon_reviews"])

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from .data.domains import Prepared
 from .data.loader import generator
+from .data.passages import passages, texts
 from .data.rows import Rows
 from .errors import UserError, reason
 from .evaluation import Array, Finished, Predict, View, subset, view
@@ -98,7 +99,7 @@ def predict(run: Finished, name: str, pick: str) -> Iterator[predictions.Part]:
     """A table of predictions on the evaluation rows, batch by batch.
 
     Columns: name, domain, true (empty where unknown), predicted, probability (of that class), stage,
-    checkpoint, and p_<class> for every class.
+    checkpoint, text (where rows are texts or words), and p_<class> for every class.
     """
     file = run.checkpoint(name, pick)
     model = next(model for stage, model in run.walk() if stage == name)
@@ -108,7 +109,7 @@ def predict(run: Finished, name: str, pick: str) -> Iterator[predictions.Part]:
         trained = seen.trained(model, file)
         for row, out in seen.ask(trained, seen.data.evaluation[kind], run.stages[name].trainer.eval_rows):
             p, part = out.logits.softmax(1), subset(rows, row.numpy())
-            best = p.max(1)
+            best, words = p.max(1), texts(part)
             yield {
                 "name": list(run.names(part)),
                 "domain": [rows.names[d] for d in part.domain],
@@ -117,6 +118,7 @@ def predict(run: Finished, name: str, pick: str) -> Iterator[predictions.Part]:
                 "probability": best.values.numpy(),
                 "stage": [name] * len(row),
                 "checkpoint": [pick] * len(row),
+                **({} if words is None else {"text": list(words)}),
                 **{f"p_{c}": p[:, k].numpy() for k, c in enumerate(classes)},
             }
 
@@ -153,6 +155,7 @@ def observe(run: Finished, reporting: Reporting, name: str, model: Model) -> Sta
         names=run.names(subset(rows, np.arange(count))),
         total=len(rows),
         source_rows=0 if source is None else len(source),
+        passages=passages(subset(rows, shown)),
     )
     found = StageOutputs(
         about,

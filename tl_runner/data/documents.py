@@ -80,7 +80,12 @@ class TextTable:
                     f"{file}:{line}: expected a text in '{self.fields['text']}'; its fields are "
                     f"{', '.join(map(str, row))}. data.reader.fields gives fields other names"
                 )
-            yield line, {f: "" if row.get(n) is None else str(row[n]) for f, n in self.fields.items()}
+            found = {f: "" if row.get(n) is None else str(row[n]) for f, n in self.fields.items()}
+            if any("\ud800" <= c <= "\udfff" for c in "".join(found.values())):
+                raise DataError(
+                    f"{file}:{line}: has half a character (\\ud800 to \\udfff without its other half)"
+                )
+            yield line, found
 
 
 def _json_lines(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:

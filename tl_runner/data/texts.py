@@ -30,10 +30,11 @@ class TextStore:
     Args:
         data: (S, L) int32 as `tokens` has it, everything marked that is a row.
         vocabulary: V, how many tokens there are.
+        texts: N, of the rows; or words.
     """
 
-    def __init__(self, data: Tensor, vocabulary: int) -> None:
-        self.data = data
+    def __init__(self, data: Tensor, vocabulary: int, texts: list[str]) -> None:
+        self.data, self.texts = data, texts
         self.shape: tuple[int, ...] = (data.shape[1], vocabulary)
         self.where = tokens.marked(data).nonzero()
         words = bool((data[:, 0] % 4 != tokens.WHOLE).any())
@@ -144,4 +145,5 @@ def cached_tokens(
             )
         place = np.arange(len(samples)) - np.repeat(ends - sizes, sizes)
         samples = samples.keep(place < np.repeat(left, sizes))
-    return samples, TextStore(torch.from_numpy(data), tokenizer.vocabulary)
+    assert samples.texts is not None
+    return samples, TextStore(torch.from_numpy(data), tokenizer.vocabulary, samples.texts)

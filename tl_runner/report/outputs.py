@@ -31,6 +31,8 @@ class About:
         total: how many evaluation rows there are, of which `trainer.eval_rows` may have taken N.
         source_rows: how many source rows there are, of which some are embedded.
         baseline: what the baseline is, if there is one.
+        passages: of the P rows that are looked at one by one, where they are texts or words: what stands before,
+            the text or word itself, and what stands after.
     """
 
     rows: str
@@ -43,6 +45,7 @@ class About:
     total: int = 0
     source_rows: int = 0
     baseline: str | None = None
+    passages: list[tuple[str, str, str]] | None = None
 
 
 @dataclass
@@ -128,6 +131,9 @@ def _check(outputs: StageOutputs) -> None:
     for names in (about.classes, about.domains, about.source_domains, about.names):
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("names are not a list of texts")
+    for passage in about.passages or []:
+        if len(passage) != 3 or not all(isinstance(part, str) for part in passage):
+            raise ValueError("a passage is not three texts")
     embedded = (len(outputs.source_y) + len(outputs.sample),)
     whole = {
         "domain": (outputs.domain, rows, 0, len(about.domains)),
@@ -150,6 +156,7 @@ def _check(outputs: StageOutputs) -> None:
     pictures = outputs.thumbnails
     shapes = {
         "names": len(about.names) == rows,
+        "passages": about.passages is None or len(about.passages) == len(outputs.shown),
         "confidence": outputs.confidence.shape == (rows,),
         "features": outputs.features.ndim == 2 and outputs.features.shape[:1] == embedded,
         "features_before": outputs.features_before.ndim == 2

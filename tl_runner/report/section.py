@@ -43,6 +43,7 @@ class Sample:
     true: str | None = None
     true_probability: float = math.nan
     source: str = ""
+    passage: tuple[str, str, str] | None = None
 
 
 @dataclass
@@ -78,6 +79,7 @@ def samples(outputs: StageOutputs) -> list[Sample]:
                 None if true is None else about.classes[true],
                 math.nan if true is None else float(p[true]),
                 "" if pictures is None else _picture(pictures[i]),
+                None if about.passages is None else about.passages[i],
             )
         )
     return found
