@@ -84,7 +84,9 @@ def test_experiment(experiment: str, tmp_path: Path) -> None:
 
 # Those of one's own files have no place to look at by default.
 NAMED = [
-    d for d in CONFIGS["data"] if d not in ("folder", "list", "digits", "text", "text_folder", "hf_text")
+    d
+    for d in CONFIGS["data"]
+    if d not in ("folder", "list", "digits", "text", "text_folder", "hf_text", "conll")
 ]
 
 
