@@ -89,6 +89,19 @@ def test_domains_are_the_values_of_a_column(tmp_path: Path) -> None:
         reader.read("bok")
 
 
+def test_domains_are_configs(tmp_path: Path) -> None:
+    for name in ("de", "en"):
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{name} good,pos\n")
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}.csv\n" for name in ("de", "en"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    reader = HubTexts(str(tmp_path), config="{domain}")
+    assert [reader.read(name).texts for name in ("de", "en")] == [["de good"], ["en good"]]
+    with pytest.raises(DataError, match="BuilderConfig 'fr' not found"):
+        reader.read("fr")
+    with pytest.raises(DataError, match=r"data\.reader\.config=de: .*de\.csv has no configs"):
+        HubTexts(str(tmp_path / "de.csv"), config="de").read("de")
+
+
 def tagged(rows: dict[str, Any], names: list[str] | None = None) -> Any:
     tags = datasets.Value("string") if names is None else datasets.ClassLabel(names=names)
     words = datasets.Value("string")

@@ -369,6 +369,8 @@ class _Bomb:
         (_about(names=["a"]), "names has another shape"),
         (_about(classes="abc"), "names are not a list of texts"),
         (_about(wrong=1), "unexpected keyword"),
+        (_about(passages=[["", "a text", ""]]), "passages has another shape"),
+        (_about(passages=[["", "a text"]] * 5), "a passage is not three texts"),
     ],
 )
 def test_a_file_that_is_something_else_is_refused(

@@ -263,6 +263,16 @@ def test_empty_cut_and_strange_texts_are_told(
     assert tokens.ids(store.data)[1, :4].tolist() == [2, 1, 13, 3]
 
 
+def test_one_file_is_not_taken_for_two_domains(tmp_path: Path, encoder: str) -> None:
+    (tmp_path / "t.csv").write_text("text,label\ngood,pos\nbad,neg\n")
+    conll_files(tmp_path, ["t.txt"])
+    for reader in (TextTable(str(tmp_path), "t.csv"), Conll(str(tmp_path), {"train": "t.txt"})):
+        with pytest.raises(
+            DataError, match=r"domains 'a' and 'b' are the same \d+ samples: .* column 'domain'"
+        ):
+            data_of(tmp_path, encoder, reader, source="a", target="b")
+
+
 def shown_rows(store: TextStore) -> Rows:
     total = len(store)
     return Rows([store], torch.zeros(total).long(), torch.arange(total), torch.zeros(total), ("d",))
@@ -414,15 +424,17 @@ def text_run(folder: Path, data: str, *overrides: str, make: bool = True) -> dic
 WORDS_OF_TWO = ("data.source=a", "data.target=b", "data.labeled_per_class=0")
 
 
-# Of the others, some need an earlier run of the same encoder.
-ON_WORDS = [m for m in CONFIGS["method"] if m not in ("distill", "lwf", "ewc", "co_tuning")]
-
-
 @pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("method", walk(ON_WORDS, (*KINDS, "mcc")))
+@pytest.mark.parametrize("method", walk(CONFIGS["method"], (*KINDS, "mcc")))
 def test_methods_train_on_words(method: str, frozen: bool, tmp_path: Path) -> None:
     """Every method, on words across domains: unchanged, whether the encoder trains or not."""
     needed = [n for n in needs(method) if not n.startswith("augment")]
+    if earlier := [
+        n.partition("=")[0] for n in needed if n.startswith(("init_from=", "method.teacher.run="))
+    ]:
+        text_run(tmp_path / "earlier", "conll2003", *WORDS_OF_TWO, "method=source_only")
+        needed = [n for n in needed if n.partition("=")[0] not in earlier]
+        needed += [f"{key}={tmp_path / 'earlier'}" for key in earlier]
     overrides = [*WORDS_OF_TWO, *needed, f"method={method}", f"tuning={'frozen' if frozen else 'full'}"]
     if not frozen and method in ("vada", "dirt_t", "delta"):
         with pytest.raises(UserError, match="texts"):

@@ -20,7 +20,7 @@ from ..types import Count, DataInfo, Fraction, Natural
 from .draws import Array, check_taught, in_groups, per_class, source_rows, target_rows
 from .folders import Folders, Lists
 from .rows import Rows
-from .samples import Reader, Samples, unify_classes
+from .samples import Reader, Samples, check_distinct, unify_classes
 from .store import FileStore, Store, cached_pixels
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,7 @@ class DomainData:
         """
         names = [*self.source, *self.target]
         domains = {name: self.reader.read(name) for name in names}
+        check_distinct(domains)
         classes = unify_classes(domains, self.source, self.label_set, None if self.source else known)
         prints: dict[str, str] = {}
         stores: dict[str, Store] = {}
@@ -204,8 +205,7 @@ class DomainData:
         roles: dict[str, Rows] = {role: rows(role) for role in ("source", "labeled") if role in sets}
         if "target" in sets:
             roles["target"] = rows("target").hidden()
-        evaluation: dict[str, Rows]
-        evaluation = {name: rows(name) for name in ("source_val", "labeled_val") if name in sets}
+        evaluation: dict[str, Rows] = {e: rows(e) for e in ("source_val", "labeled_val") if e in sets}
         truth = None
         if "target_test" in sets:
             tested = rows("target_test")

@@ -41,6 +41,7 @@ class Folders:
     ) -> None:
         self.root, self.source_url = Path(root).expanduser(), source_url
         self.kind, self.suffixes = kind, suffixes
+        self.keys = "data" if kind == "images" else "data.reader"
         self.layouts = {"default": layout} if isinstance(layout, str) else dict(layout)
 
     def read(self, domain: str) -> Samples:
@@ -51,10 +52,12 @@ class Folders:
         """
         layout = self.layouts.get(domain) or self.layouts.get("default")
         if layout is None:
-            raise DataError(f"data.layout: no layout for domain '{domain}'{nearest(domain, self.layouts)}")
+            raise DataError(
+                f"{self.keys}.layout: no layout for domain '{domain}'{nearest(domain, self.layouts)}"
+            )
         if unknown := set(_HOLE.findall(layout)) - {"domain", "class", "split"}:
             raise DataError(
-                f"data.layout: unknown {{{unknown.pop()}}}; known: {{domain}}, {{class}}, {{split}}"
+                f"{self.keys}.layout: unknown {{{unknown.pop()}}}; known: {{domain}}, {{class}}, {{split}}"
             )
         if not self.root.is_dir():
             raise DataError(self._missing(self.root, layout))
@@ -101,7 +104,7 @@ class Folders:
             message += f" (folders there: {', '.join(sorted(have)[:12]) or 'none'}{nearest(domain, have)})"
         if self.source_url:
             message += f". Get it from {self.source_url}"
-        return message + ". Set data.root, or paths.data / TLRUN_DATA for the folder that holds all data sets"
+        return f"{message}. Set {self.keys}.root, or paths.data / TLRUN_DATA for the folder that holds all data sets"
 
 
 def _pattern(layout: str) -> re.Pattern[str]:

@@ -146,12 +146,15 @@ def _loaded(name: str, config: str | None, revision: str | None) -> Mapping[str,
         raise DataError(f"data.reader.name: there is no file or folder '{path}'")
     if path.is_file() and path.suffix not in FORMATS:
         raise DataError(f"{path}: is none of {', '.join(FORMATS)}")
+    saved = any((path / kept).is_file() for kept in ("dataset_dict.json", "state.json"))
+    if config is not None and (saved or path.is_file()):
+        raise DataError(f"data.reader.config={config}: {path} has no configs")
     datasets.disable_progress_bars()
     try:
         if path.is_file():
             more = {"sep": "\t"} if path.suffix == ".tsv" else {}
             loaded = datasets.load_dataset(FORMATS[path.suffix], data_files=str(path), **more)
-        elif any((path / kept).is_file() for kept in ("dataset_dict.json", "state.json")):
+        elif saved:
             loaded = datasets.load_from_disk(str(path))
         else:
             loaded = datasets.load_dataset(

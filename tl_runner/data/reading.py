@@ -18,7 +18,7 @@ def read_text(file: Path, encoding: str = "utf-8") -> str:
         codecs.lookup(encoding)
     except LookupError:
         raise DataError(
-            f"data.encoding: there is no '{encoding}'; utf-8 and latin-1 are the usual ones"
+            f"data.reader.encoding: there is no '{encoding}'; utf-8 and latin-1 are the usual ones"
         ) from None
     try:
         content = file.read_bytes()
@@ -29,7 +29,8 @@ def read_text(file: Path, encoding: str = "utf-8") -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
-            f"{file}:{line}: is not {encoding} (byte 0x{content[error.start]:02x}); set data.encoding, to latin-1 say"
+            f"{file}:{line}: is not {encoding} (byte 0x{content[error.start]:02x}); "
+            "set data.reader.encoding, to latin-1 say"
         ) from error
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
@@ -43,5 +44,5 @@ def missing(file: Path, root: Path, source_url: str | None, domain: str | None =
     if source_url:
         message += f". Get it from {source_url}"
     return DataError(
-        message + ". Set data.root, or paths.data / TLRUN_DATA for the folder that holds all data sets"
+        message + ". Set data.reader.root, or paths.data / TLRUN_DATA for the folder that holds all data sets"
     )

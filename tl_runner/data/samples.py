@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -102,6 +104,20 @@ def from_labels(
         ids = np.array([index[name] for name in labels], dtype=np.int64)
     split = None if splits is None else np.array(splits)
     return Samples(domain, names, ids.astype(np.int64), classes, split=split, **where)
+
+
+def check_distinct(domains: Mapping[str, Samples]) -> None:
+    """Complain of one domain that goes by two names.
+
+    Raises:
+        DataError: for samples that lie at the same places of the same files.
+    """
+    for (one, a), (other, b) in combinations(domains.items(), 2):
+        if a.array is None and (a.names, a.files, a.texts) == (b.names, b.files, b.texts):
+            raise DataError(
+                f"domains '{one}' and '{other}' are the same {len(a)} samples: their files need a column 'domain', or "
+                "each domain files of its own, with {domain} in their name"
+            )
 
 
 def unify_classes(

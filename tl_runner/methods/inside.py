@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import tokens
 from ..errors import UserError
 from ..nn.maps import tapped
 from ..nn.model import Model
@@ -35,7 +36,7 @@ class Inside(Finetune):
     def outputs(self, x: Mapping[str, Tensor], model: Callable[[Tensor], Outputs] | None = None) -> Joint:
         with tapped(self.model, self.taps) as calls:
             out = super().outputs(x, model)
-        sizes = [len(part) for part in x.values()]
+        sizes = [tokens.count(part) for part in x.values()]
         self.inside = {
             name: dict(zip(x, torch.split(torch.cat(parts), sizes), strict=True))
             for name, parts in calls.items()
