@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from conftest import CONFIGS, Tlrun, composed, result_folder, walk
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from test_configs import needs
 from torch import distributed as dist
 from torch import nn
@@ -221,6 +222,81 @@ def test_the_command_line_on_two_processes(tmp_path: Path, tlrun: Tlrun) -> None
         assert found["epoch"] == pick["epoch"], name
         assert found["target"] == pytest.approx(pick["target"], rel=1e-4), name
     assert len(list((tmp_path / "work" / folder / "tensorboard" / "adapt").glob("events*"))) == 1
+
+
+STARTED = {  # What `torchrun` and `srun` on two machines tell the processes.
+    "torchrun": ("WORLD_SIZE=2", "MASTER_ADDR=127.0.0.1", "LOCAL_RANK=0", "RANK={rank}"),
+    "srun": (
+        *("SLURM_NTASKS=2", "SLURM_NTASKS_PER_NODE=1", "SLURM_NODELIST=localhost,other[2-3]", "SLURM_STEP_ID=0"),
+        *("SLURM_LOCALID=0", "SLURM_NODEID={rank}", "SLURM_PROCID={rank}"),
+    ),
+}  # fmt: skip
+
+
+def started(by: str, rank: int, port: int) -> dict[str, str]:
+    told = dict(line.format(rank=rank).split("=", 1) for line in STARTED[by])
+    return {**os.environ, **told, "MASTER_PORT": str(port)}
+
+
+def second(work: Path, env: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+    work.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "tl_runner.cli", *arguments]
+    return subprocess.Popen(
+        command, cwd=work, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+@pytest.mark.parametrize("by", ["torchrun", pytest.param("srun", marks=pytest.mark.slow)])
+def test_processes_that_were_started_on_two_machines(by: str, tmp_path: Path, tlrun: Tlrun) -> None:
+    """The weights of one process, in the folder that the first one chose."""
+    settings, port = ("trainer=smoke", "method=dann"), find_free_network_port()
+    command = (*settings, "trainer.devices=2")
+    other = second(tmp_path / "other", started(by, 1, port), *command)
+    folder = tmp_path / "work" / result_folder(tlrun(*command, env=started(by, 0, port)))
+    assert other.communicate(timeout=60)[0] == ""
+    assert other.returncode == 0
+    assert not [*(tmp_path / "other").iterdir()], "the first process alone writes"
+    run(composed(*settings), tmp_path / "one")
+    found, expected = (
+        torch.load(f / "checkpoints" / "adapt" / "last.ckpt", weights_only=True)["state_dict"]
+        for f in (folder, tmp_path / "one")
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("devices", "error"),
+    [("3", "trainer.devices=3, and 2 processes were started"), ("0", "trainer.devices")],
+)
+def test_what_is_wrong_ends_all_processes(devices: str, error: str, tmp_path: Path, tlrun: Tlrun) -> None:
+    command, port = ("trainer=smoke", f"trainer.devices={devices}"), find_free_network_port()
+    other = second(tmp_path / "other", started("torchrun", 1, port), *command)
+    first = tlrun(*command, check=False, env=started("torchrun", 0, port))
+    told = other.communicate(timeout=60)[0]
+    assert first.returncode != 0
+    assert error in first.stderr
+    assert other.returncode == 1
+    assert told.startswith("tlrun: process 1 of 2 failed: ")
+    assert error in told
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_lost_ends_the_run(tmp_path: Path, tlrun: Tlrun) -> None:
+    """Which then goes on without it."""
+    settings, port = ("trainer=smoke", "trainer.epochs=30", "hydra.run.dir=run"), find_free_network_port()
+    work, command = tmp_path / "work", (*settings, "trainer.devices=2")
+    both = [second(work, started("torchrun", rank, port), *command) for rank in range(2)]
+    last, deadline = work / "run" / "checkpoints" / "adapt" / "last.ckpt", time.monotonic() + 300
+    while not last.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    both[1].kill()
+    told = both[0].communicate(timeout=60)[0]
+    assert both[0].returncode == 1
+    assert "tlrun: one of 2 processes is gone; the last checkpoint is kept" in told
+    tlrun("resume", "run", "trainer.devices=1")
+    assert json.loads((work / "run" / "results.json").read_text())["stages"]["adapt"]["epochs"] == 30
 
 
 @pytest.mark.slow

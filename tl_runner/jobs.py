@@ -6,11 +6,8 @@ What has become of a job is read from its folder, not told by the process that r
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -137,22 +134,12 @@ def alone(job: Job, threads: int | None = None) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    _end_with_parent()
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         import torch
 
         torch.set_num_threads(threads)
+    from .environment import end_with_parent
+
+    end_with_parent()  # The next sweep is to find the jobs of one that was killed at rest.
     job()
-
-
-def _end_with_parent() -> None:
-    """A sweep that is killed takes its jobs along: the next one is to find them at rest."""
-    if (parent := multiprocessing.parent_process()) is None:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True).start()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from rich.console import Console
 
 from . import ranks
@@ -319,7 +320,7 @@ def _trainer(
             chosen,
             *([last(checkpoints)] if first else []),
         ],
-        plugins=[WholeFiles()],
+        plugins=[WholeFiles(), LightningEnvironment()],  # to Lightning, one process
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
