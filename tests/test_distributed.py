@@ -29,6 +29,7 @@ from tl_runner.errors import TrainingError, UserError
 from tl_runner.module import TransferModule
 from tl_runner.processes import together
 from tl_runner.run import _data, _train, run
+from tl_runner.sharding import sharded
 from tl_runner.trainer import TrainerSettings
 
 State = dict[str, torch.Tensor]
@@ -165,9 +166,71 @@ def test_settings_on_two_processes(overrides: tuple[str, ...], pair: Pair, tmp_p
     compare(pair, tmp_path, *overrides)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=source_only",),
+        ("method=dann", "optim=adamw", "optim.clip_norm=0.1"),
+        ("method=mcd", "optim.clip_norm=0.1"),
+        ("method=mmd", "tuning=layerwise_lr", "model.bn=per_domain"),
+        ("method=vada", "tuning=gradual"),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_divided_weights_are_those_of_one_process(
+    overrides: tuple[str, ...], pair: Pair, tmp_path: Path
+) -> None:
+    compare(pair, tmp_path, "trainer.shard=true", *overrides)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", CONFIGS["method"])
+def test_every_method_with_divided_weights(method: str, pair: Pair, tmp_path: Path) -> None:
+    """It either is right or says that it cannot be."""
+    overrides = ("trainer.shard=true", f"method={method}", *needs(method))
+    if method not in OF_WEIGHTS:
+        compare(pair, tmp_path, *overrides)
+        return
+    with pytest.raises(AssertionError, match=r"trainer\.shard=true: this method computes with"):
+        pair(trained, composed("trainer=smoke", *overrides), tmp_path)
+
+
+OF_WEIGHTS = {"l2_sp"}
+"""Methods that compute with the backbone's weights themselves."""
+
+
+def held(_: int) -> tuple[int, int]:
+    """How many numbers of a backbone's weights a process holds, divided and afterwards."""
+    model = torch.nn.Module()
+    model.backbone = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Sequential(nn.Linear(6, 4)))
+    with sharded(model, torch.device("cpu")):  # type: ignore[arg-type]
+        model.backbone(torch.ones(2, 8)).sum().backward()
+        parts = [p.to_local() for p in model.backbone.parameters()]  # type: ignore[operator]
+        grads = [p.grad.to_local() for p in model.backbone.parameters()]  # type: ignore[operator,union-attr]
+        assert [g.shape for g in grads] == [p.shape for p in parts]
+    return sum(p.numel() for p in parts), sum(p.numel() for p in model.backbone.parameters())
+
+
+def test_each_process_holds_its_part(pair: Pair) -> None:
+    whole = 8 * 6 + 6 + 6 * 4 + 4
+    assert pair(held, 0) == [(whole // 2, whole)] * 2
+
+
+def test_a_method_that_computes_with_weights_says_so(pair: Pair, tmp_path: Path) -> None:
+    config = composed("trainer=smoke", "trainer.shard=true", "method=l2_sp", *needs("l2_sp"))
+    with pytest.raises(
+        AssertionError, match=r"trainer\.shard=true: this method computes with the backbone's"
+    ):
+        pair(trained, config, tmp_path)
+
+
+@pytest.mark.parametrize("shard", [False, True])
 @pytest.mark.parametrize("first", [1, 2])
-def test_a_run_goes_on_with_another_number_of_processes(first: int, pair: Pair, tmp_path: Path) -> None:
-    config = composed("trainer=smoke", "trainer.epochs=3", "method=atdoc")
+def test_a_run_goes_on_with_another_number_of_processes(
+    first: int, shard: bool, pair: Pair, tmp_path: Path
+) -> None:
+    overrides = ("trainer.shard=true",) if shard else ("method=atdoc",)
+    config = composed("trainer=smoke", "trainer.epochs=3", *overrides)
     expected = trained(config, tmp_path / "whole")
     folder = tmp_path / "killed"
     if first == 1:

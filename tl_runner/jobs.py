@@ -112,6 +112,21 @@ class Job:
         return DelayedSubmission(self)
 
 
+class Shared(Job):
+    """A job that a cluster starts several times, on several machines: these train it together."""
+
+    def __call__(self) -> None:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        from .processes import attend
+
+        sys.path += [place for place in self.modules if place not in sys.path]
+        TorchDistributedEnvironment().export(overwrite=True)
+        with env_override(dict(self.environment)), attend() as first:
+            if first:
+                super().__call__()
+
+
 def ready(config: Config, multirun: bool) -> Config:
     """A composed, resolved config as a run takes it: names expanded, `auto` decided, paths from the root."""
     config = expand(config)

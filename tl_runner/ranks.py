@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.autograd import Function
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -186,7 +187,7 @@ def average(gradients: Iterable[Tensor | None]) -> None:
         return
     kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for gradient in gradients:
-        if gradient is not None:
+        if gradient is not None and not isinstance(gradient, DTensor):  # Those of a divided backbone are.
             kinds.setdefault((gradient.device, gradient.dtype), []).append(gradient)
     for same in kinds.values():
         flat = torch.cat([g.flatten() for g in same])

@@ -31,6 +31,8 @@ class TrainerSettings:
         patience: see `early_stop`.
         devices: processes that train one model together, on all machines, each on a share of every batch; on GPUs,
             one for each.
+        shard: divide the backbone's weights, gradients and optimiser state among the processes, instead of giving
+            each the whole of them.
         log_every: steps between rows of losses in TensorBoard.
         deterministic: refuse operations that are not reproducible on a GPU.
     """
@@ -46,6 +48,7 @@ class TrainerSettings:
     early_stop: str | None = None
     patience: Count = 5
     devices: Count = 1
+    shard: bool = False
     log_every: Count = 50
     deterministic: bool = False
 
