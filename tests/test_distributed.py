@@ -174,6 +174,7 @@ def test_settings_on_two_processes(overrides: tuple[str, ...], pair: Pair, tmp_p
         ("method=mcd", "optim.clip_norm=0.1"),
         ("method=mmd", "tuning=layerwise_lr", "model.bn=per_domain"),
         ("method=vada", "tuning=gradual"),
+        ("tuning=lora",),
     ],
     ids=lambda overrides: overrides[0],
 )
@@ -195,7 +196,7 @@ def test_every_method_with_divided_weights(method: str, pair: Pair, tmp_path: Pa
         pair(trained, composed("trainer=smoke", *overrides), tmp_path)
 
 
-OF_WEIGHTS = {"l2_sp"}
+OF_WEIGHTS = {"adda", "bi_tuning", "dirt_t", "ewc", "l2_sp", "mean_teacher", "sdat", "wise_ft"}
 """Methods that compute with the backbone's weights themselves."""
 
 
@@ -216,8 +217,9 @@ def test_each_process_holds_its_part(pair: Pair) -> None:
     assert pair(held, 0) == [(whole // 2, whole)] * 2
 
 
-def test_a_method_that_computes_with_weights_says_so(pair: Pair, tmp_path: Path) -> None:
-    config = composed("trainer=smoke", "trainer.shard=true", "method=l2_sp", *needs("l2_sp"))
+@pytest.mark.parametrize("method", ["l2_sp", "sdat"])
+def test_a_method_that_computes_with_weights_says_so(method: str, pair: Pair, tmp_path: Path) -> None:
+    config = composed("trainer=smoke", "trainer.shard=true", f"method={method}", *needs(method))
     with pytest.raises(
         AssertionError, match=r"trainer\.shard=true: this method computes with the backbone's"
     ):

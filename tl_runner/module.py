@@ -127,7 +127,7 @@ class TransferModule(pl.LightningModule):
                 for p in group["params"]:
                     if id(p) not in allowed:
                         p.grad = None
-        ranks.average(p.grad for group in self.optimizer.param_groups for p in group["params"])
+        ranks.reduce(p.grad for group in self.optimizer.param_groups for p in group["params"])
         if self.optim.clip_norm is not None:
             params = [p for group in self.optimizer.param_groups for p in group["params"]]
             # Fused optimisers take the scale off gradients themselves, in their step.

@@ -67,9 +67,7 @@ class Group:
         """The first process: while it lasts, the others do what this one does."""
         self.store.set(f"task{self.tasks}", backend)
         with self._task(backend):
-            ranks.from_first(
-                lambda: ([*searched()], target, args)
-            )  # Where configs are looked for, and what to do.
+            ranks.from_first(lambda: ([*searched()], target, args))  # `searched`: for configs.
             yield
 
     def follow(self) -> None:
@@ -141,9 +139,8 @@ class Group:
         """Which other process has failed, and why, as far as one knows."""
         for rank, process in enumerate(self.started, 1):
             if process.exitcode and not self.store.check([f"failed{rank}"]):
-                how = (
-                    f"signal {-process.exitcode}" if process.exitcode < 0 else f"exit code {process.exitcode}"
-                )
+                code = process.exitcode
+                how = f"signal {-code}" if code < 0 else f"exit code {code}"
                 return f"process {rank + 1} of {self.count} ended ({how}); the last checkpoint is kept"
         try:
             for rank in range(self.count):

@@ -7,6 +7,7 @@ Each process keeps its share of every tensor, and gathers a block's weights for 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -38,17 +39,19 @@ def sharded(model: Model, device: torch.device) -> Iterator[None]:
         fully_shard(block, mesh=mesh)
     # Weights that stay gathered would be stale after an update that no backward pass came before.
     fully_shard(model.backbone, mesh=mesh, reshard_after_forward=True)
+    ranks.divided_weights = True
     try:
         yield
         whole.load_state_dict(gathered(model.backbone.state_dict()))
     except RuntimeError as error:
-        if not any(words in str(error) for words in ("and DTensor", "not have been used in the graph")):
+        if not re.search("and DTensor|of divided weights|not have been used in the graph", str(error)):
             raise
         raise UserError(
             "trainer.shard=true: this method computes with the backbone's weights themselves, and no process has "
             "them whole; set it to false"
         ) from error
     finally:
+        ranks.divided_weights = False
         model.backbone = whole
 
 
