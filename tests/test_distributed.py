@@ -410,7 +410,7 @@ def test_a_process_that_fails_ends_the_run(target: Any, argument: int, message: 
             ("trainer.batch_size={source: 4, target: 1}",),
             "trainer.batch_size: 1 rows of target do not divide by trainer.devices=2; take 2",
         ),
-        (("model.compile=true",), "model.compile=true: a compiled backbone cannot be divided"),
+        (("model.compile=true",), "model.compile=true: such a backbone cannot be divided"),
         (("trainer.devices=0",), r"trainer\.devices"),
     ],
 )  # fmt: skip

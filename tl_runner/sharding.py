@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 from . import ranks
 from .errors import UserError
 from .nn.model import Model
+from .nn.recompute import in_lists
 
 
 @contextmanager
@@ -35,8 +36,9 @@ def sharded(model: Model, device: torch.device) -> Iterator[None]:
     whole = copy.deepcopy(model.backbone)
     model.backbone.to(device)
     mesh = init_device_mesh(device.type, (ranks.count(),))
-    for block in _blocks(model.backbone):
-        fully_shard(block, mesh=mesh)
+    for block in in_lists(model.backbone):
+        if not isinstance(block, nn.ModuleList):  # It is not called as a whole.
+            fully_shard(block, mesh=mesh)
     # Weights that stay gathered would be stale after an update that no backward pass came before.
     fully_shard(model.backbone, mesh=mesh, reshard_after_forward=True)
     ranks.divided_weights = True
@@ -53,16 +55,6 @@ def sharded(model: Model, device: torch.device) -> Iterator[None]:
     finally:
         ranks.divided_weights = False
         model.backbone = whole
-
-
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules that stand in a sequence: what is gathered at a time."""
-    for child in module.children():
-        if isinstance(module, nn.Sequential | nn.ModuleList) and type(child) is not nn.ModuleList:
-            if next(child.parameters(), None) is not None:
-                yield child
-        else:
-            yield from _blocks(child)
 
 
 def gathered(state: Any) -> Any:

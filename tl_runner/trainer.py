@@ -66,8 +66,12 @@ class TrainerSettings:
         """Whether so many processes can share a batch.
 
         Raises:
-            UserError: if it does not divide.
+            UserError: if it does not divide, or the weights do not.
         """
+        if self.shard and count > 1 and str(self.precision) == "16":
+            raise UserError(
+                "trainer.shard=true: divided weights do not train in precision 16; take bf16 or 32"
+            )
         sizes = {"a role": self.batch_size} if isinstance(self.batch_size, int) else self.batch_size
         for role, size in sizes.items():
             if size % count:
