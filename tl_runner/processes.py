@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -128,10 +129,8 @@ class Group:
         deadline = time.monotonic() + ARRIVAL
         missing = [*range(self.count)]
         while missing := [r for r in missing if not self.store.check([f"here{self.tasks}.{r}"])]:
-            why = self._failed()
-            if not why and time.monotonic() > deadline:
-                why = f"process {missing[0] + 1} of {self.count} does not answer"
-            if why:
+            late = f"process {missing[0] + 1} of {self.count} does not answer"
+            if why := self._failed() or late * (time.monotonic() > deadline):
                 raise TrainingError(why)
             time.sleep(0.05)
 
@@ -270,10 +269,9 @@ def _started(count: int) -> Iterator[Group]:
     a config, and share the cores of a CPU."""
     cores = torch.get_num_threads()
     store = TCPStore(HOST, 0, count, is_master=True, wait_for_workers=False)
-    start = multiprocessing.get_context("spawn").Process
     threads = max(1, cores // count)
-    settings = (count, store.port, threads)
-    others = [start(target=_member, args=(r, *settings), daemon=True) for r in range(1, count)]
+    start = partial(multiprocessing.get_context("spawn").Process, target=_member, daemon=True)
+    others = [start(args=(r, count, store.port, threads)) for r in range(1, count)]
     for process in others:
         process.start()
     torch.set_num_threads(threads)
