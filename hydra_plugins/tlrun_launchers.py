@@ -201,7 +201,8 @@ class Slurm(JobLauncher):
         array_parallelism: jobs at a time.
         timeout_min: minutes of each job, until it is put back.
         max_num_timeout: how often.
-        cpus_per_task, gpus_per_node, mem_gb: of each job.
+        nodes, tasks_per_node: machines of each job, and processes on each; `trainer.devices` is their product.
+        cpus_per_task: of each process. gpus_per_node, mem_gb: of each machine.
         additional_parameters: of `sbatch`: `{account: mine}`.
     """
 
@@ -211,6 +212,8 @@ class Slurm(JobLauncher):
         array_parallelism: Count = 64,
         timeout_min: Count = 240,
         max_num_timeout: Annotated[int, Ge(0)] = 10,
+        nodes: Count = 1,
+        tasks_per_node: Count = 1,
         cpus_per_task: Count = 1,
         gpus_per_node: Annotated[int, Ge(0)] = 0,
         mem_gb: Positive | None = None,
@@ -218,8 +221,11 @@ class Slurm(JobLauncher):
         additional_parameters: dict[str, Any] | None = None,
     ) -> None:
         self.cluster, self.max_num_timeout = cluster, max_num_timeout
+        self.shared = nodes * tasks_per_node > 1
         self.all = {
             "timeout_min": timeout_min,
+            "nodes": nodes,
+            "tasks_per_node": tasks_per_node,
             "cpus_per_task": cpus_per_task,
             "gpus_per_node": gpus_per_node,
             "mem_gb": mem_gb,
@@ -231,8 +237,11 @@ class Slurm(JobLauncher):
         }
 
     def execute(self, jobs: Sequence[Job]) -> None:
+        from tl_runner.jobs import Shared
         from tl_runner.sweep import optional
 
+        if self.shared:
+            jobs = [Shared(job.folder, job.config, job.environment, job.modules) for job in jobs]
         submitit = optional("submitit", "launcher=slurm", "slurm")
         logging.getLogger("submitit").propagate = False  # It prints by itself.
         folder = Path(self.config.hydra.sweep.dir).absolute() / ".submitit" / "%j"

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from conftest import CONFIGS, Tlrun, composed, result_folder, walk
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 from test_configs import needs
 from torch import distributed as dist
 from torch import nn
@@ -28,6 +29,7 @@ from tl_runner.errors import TrainingError, UserError
 from tl_runner.module import TransferModule
 from tl_runner.processes import together
 from tl_runner.run import _data, _train, run
+from tl_runner.sharding import sharded
 from tl_runner.trainer import TrainerSettings
 
 State = dict[str, torch.Tensor]
@@ -164,9 +166,73 @@ def test_settings_on_two_processes(overrides: tuple[str, ...], pair: Pair, tmp_p
     compare(pair, tmp_path, *overrides)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=source_only",),
+        ("method=dann", "optim=adamw", "optim.clip_norm=0.1"),
+        ("method=mcd", "optim.clip_norm=0.1"),
+        ("method=mmd", "tuning=layerwise_lr", "model.bn=per_domain"),
+        ("method=vada", "tuning=gradual"),
+        ("tuning=lora",),
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_divided_weights_are_those_of_one_process(
+    overrides: tuple[str, ...], pair: Pair, tmp_path: Path
+) -> None:
+    compare(pair, tmp_path, "trainer.shard=true", *overrides)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", CONFIGS["method"])
+def test_every_method_with_divided_weights(method: str, pair: Pair, tmp_path: Path) -> None:
+    """It either is right or says that it cannot be."""
+    overrides = ("trainer.shard=true", f"method={method}", *needs(method))
+    if method not in OF_WEIGHTS:
+        compare(pair, tmp_path, *overrides)
+        return
+    with pytest.raises(AssertionError, match=r"trainer\.shard=true: this method computes with"):
+        pair(trained, composed("trainer=smoke", *overrides), tmp_path)
+
+
+OF_WEIGHTS = {"adda", "bi_tuning", "dirt_t", "ewc", "l2_sp", "mean_teacher", "sdat", "wise_ft"}
+"""Methods that compute with the backbone's weights themselves."""
+
+
+def held(_: int) -> tuple[int, int]:
+    """How many numbers of a backbone's weights a process holds, divided and afterwards."""
+    model = torch.nn.Module()
+    model.backbone = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Sequential(nn.Linear(6, 4)))
+    with sharded(model, torch.device("cpu")):  # type: ignore[arg-type]
+        model.backbone(torch.ones(2, 8)).sum().backward()
+        parts = [p.to_local() for p in model.backbone.parameters()]  # type: ignore[operator]
+        grads = [p.grad.to_local() for p in model.backbone.parameters()]  # type: ignore[operator,union-attr]
+        assert [g.shape for g in grads] == [p.shape for p in parts]
+    return sum(p.numel() for p in parts), sum(p.numel() for p in model.backbone.parameters())
+
+
+def test_each_process_holds_its_part(pair: Pair) -> None:
+    whole = 8 * 6 + 6 + 6 * 4 + 4
+    assert pair(held, 0) == [(whole // 2, whole)] * 2
+
+
+@pytest.mark.parametrize("method", ["l2_sp", "sdat"])
+def test_a_method_that_computes_with_weights_says_so(method: str, pair: Pair, tmp_path: Path) -> None:
+    config = composed("trainer=smoke", "trainer.shard=true", f"method={method}", *needs(method))
+    with pytest.raises(
+        AssertionError, match=r"trainer\.shard=true: this method computes with the backbone's"
+    ):
+        pair(trained, config, tmp_path)
+
+
+@pytest.mark.parametrize("shard", [False, True])
 @pytest.mark.parametrize("first", [1, 2])
-def test_a_run_goes_on_with_another_number_of_processes(first: int, pair: Pair, tmp_path: Path) -> None:
-    config = composed("trainer=smoke", "trainer.epochs=3", "method=atdoc")
+def test_a_run_goes_on_with_another_number_of_processes(
+    first: int, shard: bool, pair: Pair, tmp_path: Path
+) -> None:
+    overrides = ("trainer.shard=true",) if shard else ("method=atdoc",)
+    config = composed("trainer=smoke", "trainer.epochs=3", *overrides)
     expected = trained(config, tmp_path / "whole")
     folder = tmp_path / "killed"
     if first == 1:
@@ -223,6 +289,81 @@ def test_the_command_line_on_two_processes(tmp_path: Path, tlrun: Tlrun) -> None
     assert len(list((tmp_path / "work" / folder / "tensorboard" / "adapt").glob("events*"))) == 1
 
 
+STARTED = {  # What `torchrun` and `srun` on two machines tell the processes.
+    "torchrun": ("WORLD_SIZE=2", "MASTER_ADDR=127.0.0.1", "LOCAL_RANK=0", "RANK={rank}"),
+    "srun": (
+        *("SLURM_NTASKS=2", "SLURM_NTASKS_PER_NODE=1", "SLURM_NODELIST=localhost,other[2-3]", "SLURM_STEP_ID=0"),
+        *("SLURM_LOCALID=0", "SLURM_NODEID={rank}", "SLURM_PROCID={rank}"),
+    ),
+}  # fmt: skip
+
+
+def started(by: str, rank: int, port: int) -> dict[str, str]:
+    told = dict(line.format(rank=rank).split("=", 1) for line in STARTED[by])
+    return {**os.environ, **told, "MASTER_PORT": str(port)}
+
+
+def second(work: Path, env: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+    work.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "tl_runner.cli", *arguments]
+    return subprocess.Popen(
+        command, cwd=work, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+@pytest.mark.parametrize("by", ["torchrun", pytest.param("srun", marks=pytest.mark.slow)])
+def test_processes_that_were_started_on_two_machines(by: str, tmp_path: Path, tlrun: Tlrun) -> None:
+    """The weights of one process, in the folder that the first one chose."""
+    settings, port = ("trainer=smoke", "method=dann"), find_free_network_port()
+    command = (*settings, "trainer.devices=2")
+    other = second(tmp_path / "other", started(by, 1, port), *command)
+    folder = tmp_path / "work" / result_folder(tlrun(*command, env=started(by, 0, port)))
+    assert other.communicate(timeout=60)[0] == ""
+    assert other.returncode == 0
+    assert not [*(tmp_path / "other").iterdir()], "the first process alone writes"
+    run(composed(*settings), tmp_path / "one")
+    found, expected = (
+        torch.load(f / "checkpoints" / "adapt" / "last.ckpt", weights_only=True)["state_dict"]
+        for f in (folder, tmp_path / "one")
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("devices", "error"),
+    [("3", "trainer.devices=3, and 2 processes were started"), ("0", "trainer.devices")],
+)
+def test_what_is_wrong_ends_all_processes(devices: str, error: str, tmp_path: Path, tlrun: Tlrun) -> None:
+    command, port = ("trainer=smoke", f"trainer.devices={devices}"), find_free_network_port()
+    other = second(tmp_path / "other", started("torchrun", 1, port), *command)
+    first = tlrun(*command, check=False, env=started("torchrun", 0, port))
+    told = other.communicate(timeout=60)[0]
+    assert first.returncode != 0
+    assert error in first.stderr
+    assert other.returncode == 1
+    assert told.startswith("tlrun: process 1 of 2 failed: ")
+    assert error in told
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_lost_ends_the_run(tmp_path: Path, tlrun: Tlrun) -> None:
+    """Which then goes on without it."""
+    settings, port = ("trainer=smoke", "trainer.epochs=30", "hydra.run.dir=run"), find_free_network_port()
+    work, command = tmp_path / "work", (*settings, "trainer.devices=2")
+    both = [second(work, started("torchrun", rank, port), *command) for rank in range(2)]
+    last, deadline = work / "run" / "checkpoints" / "adapt" / "last.ckpt", time.monotonic() + 300
+    while not last.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    both[1].kill()
+    told = both[0].communicate(timeout=60)[0]
+    assert both[0].returncode == 1
+    assert "tlrun: one of 2 processes is gone; the last checkpoint is kept" in told
+    tlrun("resume", "run", "trainer.devices=1")
+    assert json.loads((work / "run" / "results.json").read_text())["stages"]["adapt"]["epochs"] == 30
+
+
 @pytest.mark.slow
 def test_killed_processes_leave_none_behind(tmp_path: Path, tlrun: Tlrun) -> None:
     """A killed run takes its other processes along, and goes on with one."""
@@ -269,7 +410,7 @@ def test_a_process_that_fails_ends_the_run(target: Any, argument: int, message: 
             ("trainer.batch_size={source: 4, target: 1}",),
             "trainer.batch_size: 1 rows of target do not divide by trainer.devices=2; take 2",
         ),
-        (("model.compile=true",), "model.compile=true: a compiled backbone cannot be divided"),
+        (("model.compile=true",), "model.compile=true: such a backbone cannot be divided"),
         (("trainer.devices=0",), r"trainer\.devices"),
     ],
 )  # fmt: skip

@@ -225,6 +225,18 @@ def test_a_killed_job_takes_no_other_along(package: str, tlrun: Tlrun, ends: Pat
     assert "4 jobs: 1 done, 1 skipped, 1 unfinished, 1 failed" in again.stdout
 
 
+@pytest.mark.slow
+def test_a_job_of_several_tasks_is_one_run(tlrun: Tlrun, tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    command = ("-m", *FAST, *LAUNCHERS["submitit"], "launcher.tasks_per_node=2", "hydra.sweep.dir=sweep")
+    tlrun(*command, "trainer.devices=2", "seed=0,1")
+    logs = [file.read_text() for file in (tmp_path / "work" / "sweep").glob("*/run.log")]
+    assert len(logs) == 2
+    assert all(text.count("stage adapt: ") == 1 for text in logs)
+    failed = tlrun(*command, "trainer.devices=3", "seed=0", check=False)
+    assert "trainer.devices=3, and 2 processes were started for this run" in failed.stdout
+
+
 def start(work: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tl_runner.cli", *arguments]
     return subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -91,10 +91,10 @@ class Picks(_Quiet, Checkpoint):
         names = [n for n, c in self.criteria.items() if better(c, rows, self.picked.get(n))]
         now = self.picked | dict.fromkeys(names, len(rows) - 1)
         self.picked = {n: now[n] for n in self.criteria if n in now}
-        if names and ranks.own() == 0:
+        if names:
             first, *others = (self.folder / f"{name}.ckpt" for name in names)
             trainer.save_checkpoint(first, weights_only=True)
-            for other in others:
+            for other in others if ranks.own() == 0 else ():
                 link(first, other)
         self._stop(trainer)
 

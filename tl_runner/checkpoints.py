@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from . import ranks
 from .errors import DataError, reason
 from .files import check_archive
 
@@ -61,6 +62,8 @@ class WholeFiles(TorchCheckpointIO):
             raise DataError(f"{path}: cannot be read as a checkpoint ({reason(error)})") from error
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if ranks.own() > 0:
+            return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")

@@ -56,14 +56,14 @@ def main() -> None:
         for folder in (Path.cwd(), *(f.parent for f in own), *own):
             if str(folder) not in sys.path:
                 sys.path.append(str(folder))
-        if others[:1] and others[0] in COMMANDS:
-            again = import_module(f".commands.{others[0]}", __package__).main(others[1:], own)
-            if again is not None:
-                compose_and_run(again, own)
-        elif others[:1] in (["-h"], ["--help"], ["help"]):
-            print(HELP.format(groups=_groups([config_dir(), *own])))
+        if _one_of_several():
+            from .processes import attend
+
+            with attend() as first:
+                if first:
+                    _obey(arguments, others, own)
         else:
-            compose_and_run(arguments, own)
+            _obey(arguments, others, own)
     except UserError as error:
         print(f"tlrun: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
@@ -72,6 +72,24 @@ def main() -> None:
         hint = "" if looks else "; `tlrun resume RUN_DIR` goes on from the last epoch"
         print(f"\ntlrun: interrupted{hint}", file=sys.stderr)
         sys.exit(130)
+
+
+def _one_of_several() -> bool:
+    """Whether `torchrun` or `srun` has started this more than once; a batch script of SLURM's is one process."""
+    count = os.environ.get("WORLD_SIZE") or ("SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_NTASKS"))
+    return bool(count) and count != "1"
+
+
+def _obey(arguments: list[str], others: list[str], own: list[Path]) -> None:
+    """Args: what was typed; the same without the user's own config folders; and those."""
+    if others[:1] and others[0] in COMMANDS:
+        again = import_module(f".commands.{others[0]}", __package__).main(others[1:], own)
+        if again is not None:
+            compose_and_run(again, own)
+    elif others[:1] in (["-h"], ["--help"], ["help"]):
+        print(HELP.format(groups=_groups([config_dir(), *own])))
+    else:
+        compose_and_run(arguments, own)
 
 
 def _terminate(number: int, frame: Any) -> None:

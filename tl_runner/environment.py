@@ -1,11 +1,15 @@
-"""The machine that a run is on."""
+"""The machine that a run is on, and its process."""
 
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
+import os
 import platform
+import signal
 import subprocess
 import sys
+import threading
 from importlib.metadata import version
 from typing import Any
 
@@ -23,6 +27,18 @@ def keep_memory() -> None:
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(top_pad, 64 << 20)
+
+
+def end_with_parent() -> None:
+    """Let this process end with the one that started it, however that ends."""
+    if (parent := multiprocessing.parent_process()) is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def environment(data_fingerprint: str) -> dict[str, Any]:

@@ -6,11 +6,8 @@ What has become of a job is read from its folder, not told by the process that r
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -115,6 +112,21 @@ class Job:
         return DelayedSubmission(self)
 
 
+class Shared(Job):
+    """A job that a cluster starts several times, on several machines: these train it together."""
+
+    def __call__(self) -> None:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        from .processes import attend
+
+        sys.path += [place for place in self.modules if place not in sys.path]
+        TorchDistributedEnvironment().export(overwrite=True)
+        with env_override(dict(self.environment)), attend() as first:
+            if first:
+                super().__call__()
+
+
 def ready(config: Config, multirun: bool) -> Config:
     """A composed, resolved config as a run takes it: names expanded, `auto` decided, paths from the root."""
     config = expand(config)
@@ -137,22 +149,12 @@ def alone(job: Job, threads: int | None = None) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    _end_with_parent()
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         import torch
 
         torch.set_num_threads(threads)
+    from .environment import end_with_parent
+
+    end_with_parent()  # The next sweep is to find the jobs of one that was killed at rest.
     job()
-
-
-def _end_with_parent() -> None:
-    """A sweep that is killed takes its jobs along: the next one is to find them at rest."""
-    if (parent := multiprocessing.parent_process()) is None:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True).start()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import ranks
+from . import ranks, sharding
 from .data.loader import EvalLoader, key
 from .errors import TrainingError
 from .methods.base import Collect, Method
@@ -21,6 +21,8 @@ from .types import Batch, Collected, Step
 from .validators import Validator, class_share
 
 Row = dict[str, float]
+
+_STATES = ("state_dict", "optimizer_states")
 
 
 class TransferModule(pl.LightningModule):
@@ -76,6 +78,15 @@ class TransferModule(pl.LightningModule):
     def configure_optimizers(self) -> Optimizer:
         return self.optim.build(self.method, self.method.model.backbone.parameters())
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= sharding.gathered({k: checkpoint[k] for k in _STATES if k in checkpoint})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = sharding.divided(checkpoint["state_dict"], self.state_dict())
+
+    def on_train_start(self) -> None:
+        sharding.divide_state(self.optimizers().optimizer)  # type: ignore[union-attr]
+
     def on_train_epoch_start(self) -> None:
         # Everything random in an epoch follows from these three: a resumed run needs no other state.
         pl.seed_everything(key(self.seed, self.stage, self.current_epoch) % 2**32, verbose=False)
@@ -116,13 +127,13 @@ class TransferModule(pl.LightningModule):
                 for p in group["params"]:
                     if id(p) not in allowed:
                         p.grad = None
-        ranks.average(p.grad for group in self.optimizer.param_groups for p in group["params"])
+        ranks.reduce(p.grad for group in self.optimizer.param_groups for p in group["params"])
         if self.optim.clip_norm is not None:
             params = [p for group in self.optimizer.param_groups for p in group["params"]]
             # Fused optimisers take the scale off gradients themselves, in their step.
             scaler = getattr(self.trainer.precision_plugin, "scaler", None)
             scale = 1.0 if scaler is None else scaler.get_scale()
-            torch.nn.utils.clip_grad_norm_(params, self.optim.clip_norm * scale)
+            sharding.clip(params, self.optim.clip_norm * scale)
         self.optimizer.step()
 
     def check_finite(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, Optimizer
 
 from .errors import UserError
@@ -69,10 +70,14 @@ class Optim:
                 "no parameter trains: the tuning and the method between them freeze all; choose another tuning"
             )
         options: dict[str, Any] = {}
+        # What takes several tensors at once takes no divided ones among whole ones.
+        parts = any(isinstance(p, DTensor) for p in module.parameters())
         wrapped = getattr(self.optimizer, "func", self.optimizer)
         # One kernel for all parameters; also the fastest on a CPU.
         if "fused" in inspect.signature(wrapped).parameters:
-            options["fused"] = True
+            options["fused"] = not parts
+        if parts and "foreach" in inspect.signature(wrapped).parameters:
+            options["foreach"] = False
         built = self.optimizer(
             [
                 {

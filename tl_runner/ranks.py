@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.autograd import Function
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -175,18 +176,32 @@ def _dropout(
     return x * masks[share(len(masks))]
 
 
-@torch.no_grad()
+divided_weights = False
+"""Whether backbones hold a part of their weights alone; see `sharding`."""
+
+
 def average(gradients: Iterable[Tensor | None]) -> None:
+    """`reduce`, for a method that asks `torch.autograd.grad` for the gradient of parameters.
+
+    Raises:
+        RuntimeError: if no process has these.
+    """
+    if divided_weights:
+        raise RuntimeError("gradients of divided weights")
+    reduce(gradients)
+
+
+@torch.no_grad()
+def reduce(gradients: Iterable[Tensor | None]) -> None:
     """Make each the mean over processes, in place: after a backward pass, the gradient of the whole batch.
 
-    The optimiser's are averaged before every update. A method that asks `torch.autograd.grad` for the gradient of
-    parameters averages it itself.
+    The optimiser's are averaged before every update; those of divided weights are already.
     """
     if count() == 1:
         return
     kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for gradient in gradients:
-        if gradient is not None:
+        if gradient is not None and not isinstance(gradient, DTensor):
             kinds.setdefault((gradient.device, gradient.dtype), []).append(gradient)
     for same in kinds.values():
         flat = torch.cat([g.flatten() for g in same])

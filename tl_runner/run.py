@@ -27,15 +27,13 @@ from .fitted import Fitted, restore, store
 from .module import Row
 from .parts import named
 from .presentation import clear, finish
-from .processes import together
+from .processes import check_count, together
 from .report.summary import show, where, write_classes
 from .reporting import Reporting
 from .schema import check
-from .search import register
 from .selection import scored_by, sees_target_labels, value_of
 from .stage import Stage, fit, source_accuracy
 from .status import advanced
-from .trust import searched
 from .types import DataInfo
 
 log = logging.getLogger(__name__)
@@ -91,8 +89,7 @@ def run(
         raise UserError("trainer.devices: sentences, whose rows are words, cannot be divided; set it to 1")
     _describe(config, data)
     _remember(data, folder, resume)
-    folders = [*searched()] if count > 1 else []  # Looking for them takes a while.
-    with together(count, device, follow, folders, config, folder, resume):
+    with together(count, device, follow, config, folder.absolute(), resume):
         before, fitted = _train(config, stages, data, folder, resume, watch)
 
     results = {
@@ -139,13 +136,8 @@ def _watcher(config: Config, folder: Path, stage: str, watch: Callable[[int, flo
     return watcher
 
 
-def follow(folders: list[Path], config: Config, folder: Path, resume: bool) -> None:
-    """What the other processes of a run do: train the same stages, and write nothing.
-
-    Args:
-        folders: where configs are looked for.
-    """
-    register(folders)
+def follow(config: Config, folder: Path, resume: bool) -> None:
+    """What the other processes of a run do: train the same stages, and write nothing."""
     keep_memory()
     stages = {name: build_stage(name, config) for name in config["recipe"]["stages"]}
     _train(config, stages, _data(config, stages), folder, resume)
@@ -201,6 +193,8 @@ def _devices(stages: Mapping[str, Stage], config: Config, devices: int | None) -
     """
     settings = [stage.trainer for stage in stages.values()]
     devices = devices or max(s.devices for s in settings)
+    device = max((s.device() for s in settings), key=lambda d: d.type)
+    check_count(devices, device)
     for s in settings:
         s.check_devices(devices)
     for key in ("compile", "gradient_checkpointing"):
@@ -208,7 +202,7 @@ def _devices(stages: Mapping[str, Stage], config: Config, devices: int | None) -
             raise UserError(
                 f"model.{key}=true: such a backbone cannot be divided; set it to false, or trainer.devices=1"
             )
-    return devices, max((s.device() for s in settings), key=lambda d: d.type)
+    return devices, device
 
 
 def reopen(folder: Path, config: Config) -> Finished:

@@ -6,12 +6,15 @@ import logging
 import resource
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from rich.console import Console
+from torch import nn
 
 from . import ranks
 from .callbacks import Display, History, Picks, Unfreeze, Watch, Watcher, last
@@ -31,6 +34,7 @@ from .nn.backbones import Features
 from .nn.model import Model
 from .optim import Optim
 from .selection import criteria, probes, usable
+from .sharding import sharded
 from .trainer import TrainerSettings
 from .tuning import Tuning, parameter_table, shown
 from .validators import RankEnsemble, Validator
@@ -91,11 +95,13 @@ def fit(
         _check_roles(stage, kind, data)
     table = parameter_table(model)
     log.info("%s", shown(table))
-    with cached_backbone(stage, model, data, device) as prepared:
+    with cached_backbone(stage, model, data, device) as prepared, ExitStack() as parts:
         stage = replace(stage, validators=usable(stage.validators, prepared))
         method = stage.method(model, prepared.info)
         _check_roles(stage, method, data)
         _warn_of_small_roles(stage, method, data)
+        if stage.trainer.shard and ranks.count() > 1 and any(True for _ in model.backbone.parameters()):
+            parts.enter_context(sharded(model, device))
         module, loader, evaluation = _assemble(stage, method, prepared, device)
         history, chosen, trainer = _trainer(stage, prepared, folder, console, device, watch)
         checkpoint = folder / "checkpoints" / stage.name / LAST
@@ -174,11 +180,11 @@ class cached_backbone:  # noqa: N801 (used like a function)
 
     def __init__(self, stage: Stage, model: Model, data: Prepared, device: torch.device) -> None:
         self.stage, self.model, self.data, self.device = stage, model, data, device
-        self.backbone = model.backbone
+        self.replaced: nn.Module | None = None
 
     def __enter__(self) -> Prepared:
-        stage, data = self.stage, self.data
-        frozen = not any(p.requires_grad for p in self.backbone.parameters())
+        stage, data, backbone = self.stage, self.data, self.model.backbone
+        frozen = not any(p.requires_grad for p in backbone.parameters())
         kind = len(data.info.shape)
         if not (frozen and kind > VECTORS and stage.tuning.cache_features):
             return data
@@ -198,13 +204,13 @@ class cached_backbone:  # noqa: N801 (used like a function)
                 **{f"eval {k}": v for k, v in data.evaluation.items()},
             },
             data.contents,
-            self.backbone,
+            backbone,
             stage.augment,
             stage.cache / "features",
             self.device,
         )
-        features = Features(int(self.backbone.num_features))  # type: ignore[arg-type]
-        self.model.backbone = features
+        features = Features(int(backbone.num_features))  # type: ignore[arg-type]
+        self.replaced, self.model.backbone = backbone, features
         return replace(
             data,
             roles={k: rows[f"role {k}"] for k in data.roles},
@@ -213,7 +219,8 @@ class cached_backbone:  # noqa: N801 (used like a function)
         )
 
     def __exit__(self, *error: object) -> None:
-        self.model.backbone = self.backbone
+        if self.replaced is not None:
+            self.model.backbone = self.replaced
 
 
 def _augments(stage: Stage, method: Method, kind: int) -> dict[str, Augment]:
@@ -317,9 +324,9 @@ def _trainer(
             Unfreeze(stage.tuning),
             *([Display(stage.name, console)] if first else []),
             chosen,
-            *([last(checkpoints)] if first else []),
+            last(checkpoints),
         ],
-        plugins=[WholeFiles()],
+        plugins=[WholeFiles(), LightningEnvironment()],  # to Lightning, one process
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -327,6 +334,7 @@ def _trainer(
         use_distributed_sampler=False,
         deterministic=settings.deterministic,
         default_root_dir=str(folder),
+        inference_mode=not settings.shard,  # in which torch divides nothing
     )
     return history, chosen, trainer
 

@@ -29,7 +29,10 @@ class TrainerSettings:
         precision: `auto` is bf16 where the GPU has it, else float32. On most CPUs bf16 is slower.
         early_stop: a validator; training stops after `patience` epochs without a better score.
         patience: see `early_stop`.
-        devices: processes that train one model together, each on a share of every batch; on GPUs, one for each.
+        devices: processes that train one model together, on all machines, each on a share of every batch; on GPUs,
+            one for each.
+        shard: divide the backbone's weights, gradients and optimiser state among the processes, instead of giving
+            each the whole of them.
         log_every: steps between rows of losses in TensorBoard.
         deterministic: refuse operations that are not reproducible on a GPU.
     """
@@ -45,6 +48,7 @@ class TrainerSettings:
     early_stop: str | None = None
     patience: Count = 5
     devices: Count = 1
+    shard: bool = False
     log_every: Count = 50
     deterministic: bool = False
 
@@ -54,18 +58,19 @@ class TrainerSettings:
             raise UserError("trainer.accelerator=cuda: no CUDA device is available; use auto or cpu")
         if not cuda:
             return torch.device("cpu")
-        return torch.device("cuda", ranks.own()) if ranks.count() > 1 else torch.device("cuda")
+        return (
+            torch.device("cuda", torch.cuda.current_device()) if ranks.count() > 1 else torch.device("cuda")
+        )
 
     def check_devices(self, count: int) -> None:
-        """Whether so many processes can train.
+        """Whether so many processes can share a batch.
 
         Raises:
-            UserError: if there are fewer GPUs, or a batch does not divide.
+            UserError: if it does not divide, or the weights do not.
         """
-        if self.device().type == "cuda" and count > torch.cuda.device_count():
+        if self.shard and count > 1 and str(self.precision) == "16":
             raise UserError(
-                f"trainer.devices={count}: this machine has {torch.cuda.device_count()} CUDA devices; lower it, or "
-                "set trainer.accelerator=cpu"
+                "trainer.shard=true: divided weights do not train in precision 16; take bf16 or 32"
             )
         sizes = {"a role": self.batch_size} if isinstance(self.batch_size, int) else self.batch_size
         for role, size in sizes.items():

@@ -27,18 +27,19 @@ def recomputed(net: nn.Module) -> int:
     Returns:
         How many blocks it has; with none, nothing is changed.
     """
-    blocks = list(_blocks(net))
+    blocks = list(in_lists(net))
     for block in blocks:
         block.forward = partial(_forward, block, block.forward)
     return len(blocks)
 
 
-def _blocks(net: nn.Module) -> Iterator[nn.Module]:
+def in_lists(net: nn.Module) -> Iterator[nn.Module]:
+    """What the outermost lists of modules in a network hold, but for what has no parameters."""
     for child in net.children():
         if isinstance(child, nn.Sequential | nn.ModuleList):
             yield from (block for block in child if any(True for _ in block.parameters()))
         else:
-            yield from _blocks(child)
+            yield from in_lists(child)
 
 
 def _forward(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
