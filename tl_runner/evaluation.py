@@ -20,7 +20,7 @@ from .errors import DataError, UserError, nearest, reason
 from .fitted import finished, restore
 from .nn.model import Model
 from .nn.weights import read as read_weights
-from .stage import Stage, cached_backbone
+from .stage import Stage
 from .types import Outputs
 
 Predict = Callable[[Tensor], Outputs]
@@ -132,7 +132,7 @@ def view(stage: Stage, model: Model, data: Prepared) -> Iterator[View]:
     """The stage as it was run: with the parameters that it trained, and a frozen backbone's cached features."""
     device = stage.trainer.device()
     stage.tuning.apply(model)
-    with cached_backbone(stage, model, data, device) as seen:
+    with stage.cached(model, data, device) as seen:
         model.to(device).eval()
         yield View(stage, seen, device)
     model.cpu()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import inspect
-import json
 import re
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .errors import ConfigError, nearest
 from .parts import of_extra
+from .signatures import located, mismatches
 
 ROOT = (
     *("data", "model", "method", "tuning", "optim", "augment", "trainer"),
@@ -21,14 +18,6 @@ ROOT = (
 )
 SWEEP_ONLY = ("launcher",)
 """Keys of the root that are no matter of a single run."""
-_HYDRAS: dict[str, type] = {
-    "_target_": str,
-    "_partial_": bool,
-    "_recursive_": bool,
-    "_convert_": str,
-    "_args_": list,
-}
-_CALLED_LATER = ("model.backbone", "optim.optimizer")
 PARTS = ("backbone", "neck", "head")
 PREDICTIONS = ("none", "csv", "parquet")
 STAGE = ("method", "tuning", "optim", "augment", "trainer", "epochs")
@@ -106,7 +95,7 @@ def check(config: Mapping[str, Any]) -> None:
     from .validators import RankEnsemble
 
     name = config["objective"]
-    if name in config["validators"] and _locate(config["validators"][name]["_target_"]) is RankEnsemble:
+    if name in config["validators"] and located(config["validators"][name]["_target_"]) is RankEnsemble:
         raise ConfigError(
             [f"objective: the ranks of '{name}' compare epochs of one run, not runs; take im, say"]
         )
@@ -116,12 +105,12 @@ def check_plugin(path: str, node: Mapping[str, Any], kind: type) -> list[str]:
     """Problems of what Hydra itself will build, a sweeper or a launcher: `kind`."""
     target = str(node.get("_target_"))
     try:
-        found = _locate(target)
+        found = located(target)
     except LookupError as error:
         return [f"{path}._target_: {error.args[0]}"]
     if not (isinstance(found, type) and issubclass(found, kind)):
         return [f"{path}._target_: '{target}' is not a {kind.__module__}.{kind.__qualname__}"]
-    return _bind(path, found, dict(node), frozenset())
+    return mismatches(path, found, dict(node), frozenset())
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -203,7 +192,7 @@ def _check_node(path: str, node: dict[str, Any]) -> list[str]:
     if not isinstance(target, str):
         return [f"{path}: expected a mapping with _target_, the class to build"]
     try:
-        found = _locate(target)
+        found = located(target)
     except LookupError as error:
         return [f"{path}._target_: {error.args[0]}"]
     kind = _kinds().get(place)
@@ -218,103 +207,7 @@ def _check_node(path: str, node: dict[str, Any]) -> list[str]:
         from .methods.combined import Extra
 
         share, node = of_extra(node)
-        problems = _bind(path, Extra, share, frozenset({"method"}))
+        problems = mismatches(path, Extra, share, frozenset({"method"}))
     elif place == "method":  # What is added to it are nodes of their own.
         node = {k: v for k, v in node.items() if k != "extra"}
-    return problems + _bind(path, found, node, _GIVEN.get(place, frozenset()))
-
-
-def _locate(target: str) -> Any:
-    module, _, name = target.rpartition(".")
-    if not module:
-        raise LookupError(f"'{target}': expected package.module.Class")
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise LookupError(f"'{target}': no module '{error.name}'") from error
-    except Exception as error:
-        raise LookupError(
-            f"'{target}': importing {module} failed: {type(error).__name__}: {error}"
-        ) from error
-    if not hasattr(found, name):
-        known = [n for n, v in vars(found).items() if callable(v) and not n.startswith("_")]
-        raise LookupError(f"{module} has no '{name}'{nearest(name, known)}")
-    return getattr(found, name)
-
-
-def _parameters(found: Any) -> dict[str, tuple[inspect.Parameter, Any]]:
-    """Parameters by name with resolved hints; `**options` stands for the keyword parameters of the parent.
-
-    A parent's positional-only parameters are the subclass's own business.
-    """
-    functions = (
-        [vars(c)["__init__"] for c in found.__mro__ if "__init__" in vars(c)]
-        if isinstance(found, type)
-        else [found]
-    )
-    result: dict[str, tuple[inspect.Parameter, Any]] = {}
-    for function in functions:
-        if function is object.__init__:
-            break
-        try:
-            hints = typing.get_type_hints(function, include_extras=True)
-        except Exception:
-            hints = {}
-        parameters = list(inspect.signature(function).parameters.values())
-        passes_on = False
-        for p in parameters:
-            passes_on = passes_on or p.kind is p.VAR_KEYWORD
-            if p.name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
-                result.setdefault(p.name, (p, hints.get(p.name, Any)))
-        if not passes_on:
-            break
-    return result
-
-
-def _bind(path: str, found: Any, node: dict[str, Any], given: frozenset[str]) -> list[str]:
-    parameters = _parameters(found)
-    problems = []
-    known = [name for name in parameters if name not in given]
-    for key, value in ((str(k), v) for k, v in node.items()):  # YAML reads `on:` as true
-        if key in _HYDRAS:
-            if key != "_target_" and not isinstance(value, _HYDRAS[key]):
-                problems.append(f"{path}.{key}: expected a {_HYDRAS[key].__name__}, got {value!r}")
-        elif key not in known:
-            problems.append(f"{path}.{key}: {found.__name__} has no argument '{key}'{nearest(key, known)}")
-        elif not (isinstance(value, dict) and "_target_" in value) and value != "???":
-            problems += _check_value(f"{path}.{key}", parameters[key][1], value)
-    if path in _CALLED_LATER and node.get("_partial_") is not True:
-        problems.append(f"{path}._partial_: expected true: the runner gives it more arguments")
-    # What a parent needs, a subclass may give it: only the class's own parameters must be there.
-    for name in inspect.signature(found).parameters:
-        parameter = parameters.get(name, (None, None))[0]
-        if parameter and parameter.default is parameter.empty and name not in node and name not in given:
-            problems.append(f"{path}.{name}: {found.__name__} needs a value")
-    return problems
-
-
-def _check_value(path: str, hint: Any, value: Any) -> list[str]:
-    from pydantic import (
-        ConfigDict,
-        PydanticSchemaGenerationError,
-        PydanticUserError,
-        TypeAdapter,
-        ValidationError,
-    )
-
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=False))
-        # As JSON, in strict mode: lists are tuples, whole numbers are floats, and "3" is not a number.
-        adapter.validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        options = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-        hints = nearest(value, map(str, options)) if options and isinstance(value, str) else ""
-        message = first["msg"][0].lower() + first["msg"][1:]
-        return [f"{path}: {message}, got {value!r}{hints}"]
-    except (PydanticSchemaGenerationError, PydanticUserError, TypeError):
-        # Of a class of ours or torch's: a node, checked by itself; or several of them.
-        origin = typing.get_origin(hint)
-        if isinstance(origin, type) and issubclass(origin, Sequence) and not isinstance(value, list):
-            return [f"{path}: expected a list, got {value!r}"]
-    return []
+    return problems + mismatches(path, found, node, _GIVEN.get(place, frozenset()))

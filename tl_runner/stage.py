@@ -6,7 +6,7 @@ import logging
 import resource
 import warnings
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,35 +14,31 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from rich.console import Console
-from torch import nn
 
 from . import ranks
 from .callbacks import Display, History, Picks, Unfreeze, Watch, Watcher, last
 from .checkpoints import LAST, WholeFiles, newest_whole, previous
 from .data.augment import Augment
 from .data.domains import Prepared
-from .data.features import cached_features
 from .data.loader import EvalLoader, Groups, StageLoader, key, on_device
 from .data.rows import Rows
 from .errors import UserError, nearest
 from .fitted import Fitted, picks
+from .frozen import cached_backbone
 from .methods.base import Method
-from .methods.combined import Builder, classes, sees_images
+from .methods.combined import Builder, classes
 from .metrics import MetricFactory
 from .module import TransferModule
-from .nn.backbones import Features
 from .nn.model import Model
 from .optim import Optim
 from .selection import criteria, probes, usable
 from .sharding import sharded
 from .trainer import TrainerSettings
 from .tuning import Tuning, parameter_table, shown
+from .types import IMAGES, TEXTS, VECTORS
 from .validators import RankEnsemble, Validator
 
 log = logging.getLogger(__name__)
-
-VECTORS, TEXTS, IMAGES = 1, 2, 3
-"""Kinds of samples, by the dimensions of their shape (`DataInfo.shape`)."""
 
 
 @dataclass
@@ -65,6 +61,11 @@ class Stage:
     seed: int
     workers: int
     cache: Path
+
+    def cached(self, model: Model, data: Prepared, device: torch.device) -> AbstractContextManager[Prepared]:
+        """`frozen.cached_backbone`."""
+        folder = self.cache / "features" if self.tuning.cache_features else None
+        return cached_backbone(model, data, self.method, self.augment, folder, device)
 
 
 def fit(
@@ -95,7 +96,7 @@ def fit(
         _check_roles(stage, kind, data)
     table = parameter_table(model)
     log.info("%s", shown(table))
-    with cached_backbone(stage, model, data, device) as prepared, ExitStack() as parts:
+    with stage.cached(model, data, device) as prepared, ExitStack() as parts:
         stage = replace(stage, validators=usable(stage.validators, prepared))
         method = stage.method(model, prepared.info)
         _check_roles(stage, method, data)
@@ -142,7 +143,7 @@ def source_accuracy(stage: Stage, model: Model, data: Prepared) -> float | None:
     if "source_val" not in data.evaluation:
         return None
     device = stage.trainer.device()
-    with cached_backbone(stage, model, data.only("source_val"), device) as prepared:
+    with stage.cached(model, data.only("source_val"), device) as prepared:
         model.to(device).eval()
         held, settings = prepared.evaluation["source_val"], stage.trainer
         rows = EvalLoader(held, settings.eval_batch_size, stage.augment, device, settings.eval_rows)
@@ -173,54 +174,6 @@ def _warn_of_small_roles(stage: Stage, method: Method, data: Prepared) -> None:
                 "role '%s' has %d rows, fewer than its batch of %d: rows repeat within a batch",
                 *(role, units, size),
             )
-
-
-class cached_backbone:  # noqa: N801 (used like a function)
-    """While it lasts, a frozen backbone is replaced by its cached features, data and all."""
-
-    def __init__(self, stage: Stage, model: Model, data: Prepared, device: torch.device) -> None:
-        self.stage, self.model, self.data, self.device = stage, model, data, device
-        self.replaced: nn.Module | None = None
-
-    def __enter__(self) -> Prepared:
-        stage, data, backbone = self.stage, self.data, self.model.backbone
-        frozen = not any(p.requires_grad for p in backbone.parameters())
-        kind = len(data.info.shape)
-        if not (frozen and kind > VECTORS and stage.tuning.cache_features):
-            return data
-        if sees_images(stage.method):
-            log.info(
-                "the backbone is frozen, and runs at every step: this method looks at the samples themselves"
-            )
-            return data
-        if kind == IMAGES and not stage.augment.fixed:
-            log.info(
-                "the backbone is frozen: training on its cached features of the central view, without "
-                "augmentation (tuning.cache_features=false augments)"
-            )
-        rows = cached_features(
-            {
-                **{f"role {k}": v for k, v in data.roles.items()},
-                **{f"eval {k}": v for k, v in data.evaluation.items()},
-            },
-            data.contents,
-            backbone,
-            stage.augment,
-            stage.cache / "features",
-            self.device,
-        )
-        features = Features(int(backbone.num_features))  # type: ignore[arg-type]
-        self.replaced, self.model.backbone = backbone, features
-        return replace(
-            data,
-            roles={k: rows[f"role {k}"] for k in data.roles},
-            evaluation={k: rows[f"eval {k}"] for k in data.evaluation},
-            info=replace(data.info, shape=(features.num_features,)),
-        )
-
-    def __exit__(self, *error: object) -> None:
-        if self.replaced is not None:
-            self.model.backbone = self.replaced
 
 
 def _augments(stage: Stage, method: Method, kind: int) -> dict[str, Augment]:

@@ -123,6 +123,10 @@ class Mixing:
     cutmix: float = 0.0
 
 
+VECTORS, TEXTS, IMAGES = 1, 2, 3
+"""Kinds of samples, by the dimensions of their shape (`DataInfo.shape`)."""
+
+
 @dataclass(frozen=True)
 class DataInfo:
     """What a model or method may know of the data.
