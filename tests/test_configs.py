@@ -16,8 +16,9 @@ import yaml
 from conftest import CONFIGS, EXPERIMENTS, composed, image_folders, method_class, stand_in, with_tiny_encoder
 
 from tl_runner.run import run
-from tl_runner.schema import _parameters, check
+from tl_runner.schema import check
 from tl_runner.search import config_dir
+from tl_runner.signatures import _parameters
 
 
 def needs(method: str) -> list[str]:

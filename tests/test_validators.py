@@ -411,7 +411,9 @@ def test_memory_of_a_large_target(name: str) -> None:
 
 
 def test_options_of_the_group() -> None:
-    assert set(CONFIGS["validators"]) == {"all", "default"}
+    assert set(CONFIGS["validators"]) == {"all", "default", "fast"}
     assert composed()["validators"].keys() <= composed("validators=all")["validators"].keys()
+    fast = composed("validators=fast")["validators"]
+    assert fast.items() <= composed()["validators"].items()
     assert density.density_ratio is density_ratio
     assert {Entropy, InformationMaximization, NuclearNorm, MaNo} <= {type(v) for v in EVERY.values()}
