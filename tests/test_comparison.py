@@ -575,7 +575,7 @@ def test_command_line(
     assert f"Comparison: {report}" in done.stdout
     assert "clean → photo" in done.stdout
     # Each in the comparison, and in the table of jobs.
-    assert len(re.findall(r"method=finetune\S* +failed .*stage adapt", done.stdout)) == 4
+    assert len(re.findall(r"method=finetune\S* +failed +(?:[\d:]+ +)?stage adapt", done.stdout)) == 4
     assert "pruned" not in done.stdout, "no library's chatter"
     assert {"comparison.html", "scores.png", "gains.pdf"} <= {file.name for file in report.iterdir()}
     runs = find([report.parent])
