@@ -160,7 +160,9 @@ def measure(name: str, args: argparse.Namespace, folder: Path, data: Path) -> di
         work = folder / f"{name}-{turn}"
         work.mkdir()
         chosen = overrides(data, case, frozen, epochs, args.batch, args.device)
-        ours.append(seconds([sys.executable, "-m", "tl_runner.cli", *chosen], work, work / "runner.log"))
+        ours.append(
+            seconds([sys.executable, "-m", "tl_runner.cli", *chosen, *args.set], work, work / "runner.log")
+        )
         again = [sys.executable, __file__, "--usual", name, "--root", str(data), "--epochs", str(epochs)]
         again += ["--batch", str(args.batch), "--device", args.device]
         theirs.append(seconds(again, work, work / "usual.log"))
@@ -179,6 +181,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of each case (its own number)")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--set", nargs="*", default=[], help="overrides for the runner: model.channels_last=true"
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     parser.add_argument("--usual", choices=CASES, help=argparse.SUPPRESS)
     args = parser.parse_args()
