@@ -74,7 +74,7 @@ class Job:
 
     def __call__(self) -> None:
         """Run it, from where it was left; nothing if another process is at it, or has done it by now."""
-        sys.path += [place for place in self.modules if place not in sys.path]
+        self.find_modules()
         with env_override(dict(self.environment)), logged(self.folder):
             try:
                 with status.locked(self.folder):
@@ -83,6 +83,10 @@ class Job:
                         self._run()
             except (status.Busy, status.Pruned):
                 pass
+
+    def find_modules(self) -> None:
+        """Let Python look for the user's own where they are."""
+        sys.path += [place for place in self.modules if place not in sys.path]
 
     def _run(self) -> None:
         same = status.told(self.folder).get("config") == self.digest
@@ -120,7 +124,7 @@ class Shared(Job):
 
         from .processes import attend
 
-        sys.path += [place for place in self.modules if place not in sys.path]
+        self.find_modules()
         TorchDistributedEnvironment().export(overwrite=True)
         with env_override(dict(self.environment)), attend() as first:
             if first:

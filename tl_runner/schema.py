@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .errors import ConfigError, nearest
-from .parts import of_extra
+from .parts import of_extra, stages
 from .signatures import located, mismatches
 
 ROOT = (
@@ -58,19 +58,18 @@ def check_root(config: Mapping[str, Any]) -> list[str]:
         problems.append("predictions=parquet needs pyarrow: pip install 'tl-runner[parquet]', or write csv")
     if not isinstance(retry := (config.get("sweep") or {}).get("retry_failed", True), bool):
         problems.append(f"sweep.retry_failed: expected true or false, got {retry!r}")
-    stages = (config.get("recipe") or {}).get("stages")
-    if not isinstance(stages, Mapping) or not stages:
+    if not (recipe := stages(config)):
         return [*problems, "recipe.stages: expected at least one stage"]
     problems += [
         f"{group}: a name becomes a file's: expected letters, digits, _ and -, got {name!r}"
         for group, names in (
             *(("validators", config.get("validators")), ("metrics", config.get("metrics"))),
-            ("recipe.stages", stages),
+            ("recipe.stages", recipe),
         )
         for name in names or ()
         if not re.fullmatch(r"[\w-]+", str(name))
     ]
-    for name, stage in stages.items():
+    for name, stage in recipe.items():
         for key in stage or {}:
             if key not in STAGE:
                 problems.append(f"recipe.stages.{name}: unknown key '{key}'{nearest(key, STAGE)}")

@@ -22,8 +22,8 @@ from torch.optim import Optimizer
 
 from . import ranks
 from .errors import UserError
+from .nn.blocks import in_lists
 from .nn.model import Model
-from .nn.recompute import in_lists
 
 
 @contextmanager

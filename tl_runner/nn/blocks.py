@@ -26,6 +26,15 @@ def blocks(net: nn.Module) -> list[Block]:
     return _known(net) or _found(net)
 
 
+def in_lists(net: nn.Module) -> Iterator[nn.Module]:
+    """What the outermost lists of modules in a network hold, but for what has no parameters."""
+    for child in net.children():
+        if isinstance(child, nn.Sequential | nn.ModuleList):
+            yield from (block for block in child if any(True for _ in block.parameters()))
+        else:
+            yield from in_lists(child)
+
+
 def _known(net: nn.Module) -> list[Block]:
     """As timm groups them; nothing unless that covers the whole network."""
     from timm.models import group_parameters

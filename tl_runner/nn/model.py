@@ -70,7 +70,6 @@ class Model(nn.Module):
         self.past: dict[str, Path] = {}
         self.trained: set[str] = set()
         self.channels_last, self.compiled = channels_last, compile
-        self.recomputes = gradient_checkpointing
         if gradient_checkpointing and (compile or not recomputed(self.backbone)):
             why = "compiled: set model.compile=false" if compile else "one without blocks"
             raise UserError(f"model.gradient_checkpointing: the backbone is {why}")

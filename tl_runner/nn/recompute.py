@@ -15,6 +15,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .blocks import in_lists
+
 
 def recomputed(net: nn.Module) -> int:
     """Change a network so that it keeps, for the backward pass, what goes into each of its blocks and nothing else.
@@ -31,15 +33,6 @@ def recomputed(net: nn.Module) -> int:
     for block in blocks:
         block.forward = partial(_forward, block, block.forward)
     return len(blocks)
-
-
-def in_lists(net: nn.Module) -> Iterator[nn.Module]:
-    """What the outermost lists of modules in a network hold, but for what has no parameters."""
-    for child in net.children():
-        if isinstance(child, nn.Sequential | nn.ModuleList):
-            yield from (block for block in child if any(True for _ in block.parameters()))
-        else:
-            yield from in_lists(child)
 
 
 def _forward(block: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
