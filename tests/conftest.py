@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import bz2
 import json
 import logging
@@ -12,9 +13,11 @@ import signal
 # they bring, and a process that has some is not to be forked. Before anything that starts them is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -109,6 +112,13 @@ def composed(*overrides: str) -> dict[str, Any]:
         overrides = tuple(f"++{o}" if of_stage(o) else o for o in overrides)
         config: Any = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
         return expand(config)
+
+
+def lasting_folder() -> Path:
+    """An empty one that all tests of a process may read from."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 Tlrun = Callable[..., subprocess.CompletedProcess[str]]

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import sys
-import tempfile
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 import timm
 import torch
 import yaml
-from conftest import CONFIGS, Tlrun, composed, image_folders, save_image
+from conftest import CONFIGS, Tlrun, composed, image_folders, lasting_folder, save_image
 from hydra.core.global_hydra import GlobalHydra
 from test_configs import teacher_run
 from test_resume import assert_same
@@ -201,7 +200,7 @@ def test_the_page_names_every_recipe_and_stage() -> None:
 @cache
 def whole(recipe: str) -> tuple[Path, dict[str, Any]]:
     """A run that nothing happens to, the same for all tests of a process."""
-    folder = Path(tempfile.mkdtemp(prefix=recipe))
+    folder = lasting_folder()
     return folder, run(composed(*MODEL, *given(recipe)), folder)
 
 

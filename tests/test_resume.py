@@ -30,6 +30,8 @@ SETTINGS = (
     "trainer.steps_per_epoch=12",
     "trainer.batch_size=16",
     "trainer.accelerator=cpu",
+    "trainer.eval_rows=200",
+    "report=none",
 )
 
 
