@@ -19,8 +19,7 @@ import pandas as pd
 import yaml
 from results import FOLDER, averages, plus_minus, read
 
-from tl_runner.methods.base import Method
-from tl_runner.methods.combined import is_loss
+from tl_runner.methods.base import Method, is_loss
 from tl_runner.report.render import grid
 from tl_runner.search import config_dir, groups
 

@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from tl_runner.errors import UserError
 from tl_runner.losses import mcc
-from tl_runner.methods.combined import Combined, Extra, classes, is_loss
+from tl_runner.methods.base import is_loss
+from tl_runner.methods.builders import classes
+from tl_runner.methods.combined import Combined, Extra
 from tl_runner.methods.dann import DANN
 from tl_runner.methods.gvb import GVB
 from tl_runner.methods.mcc import MCC

@@ -53,7 +53,7 @@ SGD = Optim(partial(torch.optim.SGD, momentum=0.9), lr=0.1, weight_decay=0.01)
 
 def runner(method: Method, monkeypatch: pytest.MonkeyPatch, optim: Optim = SGD) -> TransferModule:
     """The real update, without a trainer."""
-    module = TransferModule(method, optim, 1, 1, 0, "adapt", {}, {}, {}, None, ())
+    module = TransferModule(method, optim, 1, 1, 0, "adapt", {}, lambda collected: {}, ())
     module.optimizer = module.configure_optimizers()
     monkeypatch.setattr(module, "manual_backward", lambda loss: loss.backward())
     return module

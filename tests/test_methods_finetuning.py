@@ -23,11 +23,10 @@ from torch.nn import functional as F
 
 from tl_runner.errors import DataError, UserError
 from tl_runner.losses import category_relationship
-from tl_runner.methods.base import Collect, Method
+from tl_runner.methods.base import Collect, Method, is_loss
 from tl_runner.methods.bi_tuning import BiTuning
 from tl_runner.methods.bss import BSS
 from tl_runner.methods.co_tuning import CoTuning
-from tl_runner.methods.combined import is_loss
 from tl_runner.methods.delta import DELTA
 from tl_runner.methods.distill import Distill
 from tl_runner.methods.ewc import EWC

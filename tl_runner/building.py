@@ -17,7 +17,9 @@ from .data.augment import Augment
 from .data.domains import Prepared
 from .data.loader import key
 from .errors import UserError
-from .methods.combined import Builder, Combined, Extra, classes
+from .methods.base import Builder
+from .methods.builders import classes
+from .methods.combined import Combined, Extra
 from .nn.model import Model
 from .parts import of_extra
 from .stage import Stage

@@ -17,7 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import ranks
 from .checkpoints import link
-from .module import Row, TransferModule
+from .module import TransferModule
+from .scoring import Row
 from .selection import Criterion, better
 from .tuning import Tuning
 

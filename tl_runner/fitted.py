@@ -11,8 +11,8 @@ from typing import Any
 
 from .errors import DataError
 from .files import replace_text
-from .module import Row
 from .nn.model import Model
+from .scoring import Row
 from .trained import load
 
 

@@ -13,7 +13,8 @@ import torch
 from .data.augment import Augment
 from .data.domains import Prepared
 from .data.features import cached_features
-from .methods.combined import Builder, sees_images
+from .methods.base import Builder
+from .methods.builders import sees_images
 from .nn.backbones import Features
 from .nn.model import Model
 from .types import IMAGES, VECTORS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,12 +15,9 @@ from . import ranks, sharding
 from .data.loader import EvalLoader, key
 from .errors import TrainingError
 from .methods.base import Collect, Method
-from .metrics import MetricFactory, evaluate
 from .optim import Optim
+from .scoring import Row
 from .types import Batch, Collected, Step
-from .validators import Validator, class_share
-
-Row = dict[str, float]
 
 _STATES = ("state_dict", "optimizer_states")
 
@@ -34,13 +31,9 @@ class TransferModule(pl.LightningModule):
         epochs, steps: length of the stage, and of an epoch in batches.
         seed, stage: what randomness depends on, together with the epoch.
         loaders: unaugmented batches of whole training roles, for `Method.begin_epoch`.
-        validators: scores without target labels, by name.
-        metrics: scores with them, by name.
-        truth: the target's labels in the order of its evaluation rows; None if there are none. Only
-            `metrics` gets them.
+        score: what an epoch's evaluation gives.
         eval_names: names of the evaluation loaders, in order.
         log_every: steps between two rows of losses in the logger.
-        sentences: where the target's evaluation rows are words, which of them make a sentence; else None.
     """
 
     # Lightning prepares every hook at every step, and skips those that are None.
@@ -56,19 +49,15 @@ class TransferModule(pl.LightningModule):
         seed: int,
         stage: str,
         loaders: Mapping[str, EvalLoader],
-        validators: Mapping[str, Validator],
-        metrics: Mapping[str, MetricFactory],
-        truth: Tensor | None,
+        score: Callable[[Mapping[str, Collected]], Row],
         eval_names: tuple[str, ...],
         log_every: int = 50,
-        sentences: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.method, self.optim = method, optim
         self.epochs, self.steps, self.seed, self.stage = epochs, steps, seed, stage
-        self.loaders, self.validators, self.metrics = loaders, validators, metrics
-        self.truth, self.sentences = truth, sentences
+        self.loaders, self.score = loaders, score
         self.eval_names, self.log_every = eval_names, log_every
         self.losses: dict[str, list[Tensor]] = {}
         self.stepped = 0
@@ -173,26 +162,3 @@ class TransferModule(pl.LightningModule):
         scores = ranks.from_first(lambda: self.score(collected))
         self.collected = {}
         self.log_dict(scores)
-
-    def score(self, collected: Mapping[str, Collected]) -> Row:
-        """`val/…` and `target/…` without target labels; `test/…` with them, for the oracle alone to select by."""
-        scores: Row = {}
-        for name in ("source_val", "labeled_val"):
-            if name in collected:
-                right = collected[name].logits.argmax(1) == collected[name].y
-                scores[f"val/{name}"] = float(right.float().mean())
-        if "target" in collected:
-            target = collected["target"]
-            scores["target/classes"] = class_share(target.logits)
-            scores |= {
-                f"val/{name}": float(validator(collected)) for name, validator in self.validators.items()
-            }
-            if self.truth is not None:
-                row = target.row.cpu()
-                about = {
-                    "classes": self.method.info.classes,
-                    "sentences": None if self.sentences is None else self.sentences[row],
-                }
-                found = evaluate(self.metrics, target.logits, self.truth[row], about)
-                scores |= {f"test/{name}": v for name, v in found.items()}
-        return scores

@@ -24,13 +24,13 @@ from .errors import DataError, UserError
 from .evaluation import Finished
 from .files import replace_text
 from .fitted import Fitted, restore, store
-from .module import Row
 from .parts import named
 from .presentation import clear, finish
 from .processes import check_count, together
 from .report.summary import show, where, write_classes
 from .reporting import Reporting
 from .schema import check
+from .scoring import Row
 from .selection import scored_by, sees_target_labels, value_of
 from .stage import Stage, fit, source_accuracy
 from .status import advanced

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from rich.console import Console
 
-from . import ranks
+from . import ranks, roles
 from .callbacks import Display, History, Picks, Unfreeze, Watch, Watcher, last
 from .checkpoints import LAST, WholeFiles, newest_whole, previous
 from .data.augment import Augment
@@ -25,17 +25,18 @@ from .data.rows import Rows
 from .errors import UserError, nearest
 from .fitted import Fitted, picks
 from .frozen import cached_backbone
-from .methods.base import Method
-from .methods.combined import Builder, classes
+from .methods.base import Builder, Method
+from .methods.builders import classes
 from .metrics import MetricFactory
 from .module import TransferModule
 from .nn.model import Model
 from .optim import Optim
+from .scoring import Score
 from .selection import criteria, probes, usable
 from .sharding import sharded
 from .trainer import TrainerSettings
 from .tuning import Tuning, parameter_table, shown
-from .types import IMAGES, TEXTS, VECTORS
+from .types import VECTORS
 from .validators import RankEnsemble, Validator
 
 log = logging.getLogger(__name__)
@@ -93,14 +94,14 @@ def fit(
     pl.seed_everything(key(stage.seed, stage.name, "method") % 2**32, verbose=False)
     stage.tuning.apply(model)
     for kind in classes(stage.method):
-        _check_roles(stage, kind, data)
+        roles.check(stage.name, kind, data)
     table = parameter_table(model)
     log.info("%s", shown(table))
     with stage.cached(model, data, device) as prepared, ExitStack() as parts:
         stage = replace(stage, validators=usable(stage.validators, prepared))
         method = stage.method(model, prepared.info)
-        _check_roles(stage, method, data)
-        _warn_of_small_roles(stage, method, data)
+        roles.check(stage.name, method, data)
+        roles.warn_of_small(stage.trainer.sizes(method.roles), data)
         if stage.trainer.shard and ranks.count() > 1 and any(True for _ in model.backbone.parameters()):
             parts.enter_context(sharded(model, device))
         module, loader, evaluation = _assemble(stage, method, prepared, device)
@@ -152,74 +153,21 @@ def source_accuracy(stage: Stage, model: Model, data: Prepared) -> float | None:
     return float(torch.cat(right).float().mean())
 
 
-def _check_roles(stage: Stage, method: Method | type[Method], data: Prepared) -> None:
-    """Of a class before it is built, which may need a role's size; of what was built, which may read others."""
-    name = (method if isinstance(method, type) else type(method)).__name__
-    fixes = {
-        "source": "set data.source",
-        "target": "set data.target (with data.labeled_per_class=all none is left unlabelled)",
-        "labeled": "set data.labeled_per_class to a number or all, or data.label_fraction",
-    }
-    for role in (*method.roles, *method.collects):
-        if role not in data.roles:
-            raise UserError(
-                f"stage {stage.name}: method {name} reads role '{role}', which this data lacks: {fixes[role]}"
-            )
-
-
-def _warn_of_small_roles(stage: Stage, method: Method, data: Prepared) -> None:
-    for role, size in stage.trainer.sizes(method.roles).items():
-        if (units := data.roles[role].units) < size:
-            log.warning(
-                "role '%s' has %d rows, fewer than its batch of %d: rows repeat within a batch",
-                *(role, units, size),
-            )
-
-
-def _augments(stage: Stage, method: Method, kind: int) -> dict[str, Augment]:
-    """As many views of each role as the method reads.
-
-    Raises:
-        UserError: if the augmentation draws fewer, if vectors are to be cut, or texts to be blended.
-    """
-    drawn, images = len(stage.augment.views), kind == IMAGES
-    for role in method.two_views:
-        if not images:
-            log.info("the two views of a %s sample differ by dropout alone: these are no images", role)
-        elif drawn < 2:
-            raise UserError(
-                f"stage {stage.name}: method {type(method).__name__} compares two views of each {role} "
-                f"image, and this augmentation draws {drawn}: set augment=weak_strong or augment=two_views"
-            )
-    for role, mixing in method.mixing.items():
-        if kind == TEXTS:
-            raise UserError(
-                f"stage {stage.name}: mixup and cutmix blend samples, which texts cannot be; where the encoder is "
-                "frozen (tuning=frozen), mixup blends its features"
-            )
-        if mixing.cutmix and not images:
-            raise UserError(
-                f"stage {stage.name}: method.cutmix pastes pieces of images, and the {role} samples are vectors: "
-                "tuning.cache_features=false keeps images where the backbone is frozen; mixup blends vectors too"
-            )
-    return {role: stage.augment.first(1 + (role in method.two_views)) for role in method.roles}
-
-
 def _assemble(
     stage: Stage, method: Method, data: Prepared, device: torch.device
 ) -> tuple[TransferModule, StageLoader, list[EvalLoader]]:
     settings = stage.trainer
     sizes = settings.sizes(method.roles)
     resident = on_device({**data.roles, **{f"eval {k}": v for k, v in data.evaluation.items()}}, device)
-    roles: dict[str, Rows] = {role: resident[role] for role in method.roles}
+    drawn: dict[str, Rows] = {role: resident[role] for role in method.roles}
     whole = {role: resident[role] for role in (*method.roles, *method.collects)}
-    steps = settings.steps_per_epoch or max(-(-rows.units // sizes[role]) for role, rows in roles.items())
-    kind = len(next(iter(roles.values())).stores[0].shape)
+    steps = settings.steps_per_epoch or max(-(-rows.units // sizes[role]) for role, rows in drawn.items())
+    kind = len(next(iter(drawn.values())).stores[0].shape)
     loader = StageLoader(
-        roles=roles,
+        roles=drawn,
         batch_size=sizes,
         steps=steps,
-        augment=_augments(stage, method, kind),
+        augment=roles.views(stage.name, method, stage.augment, kind),
         seed=stage.seed,
         stage=stage.name,
         epoch=lambda: 0,
@@ -245,12 +193,15 @@ def _assemble(
         stage.seed,
         stage.name,
         {role: EvalLoader(rows, batch, stage.augment, device) for role, rows in whole.items()},
-        {name: v for name, v in stage.validators.items() if not isinstance(v, RankEnsemble)},
-        stage.metrics,
-        data.truth,
+        Score(
+            {name: v for name, v in stage.validators.items() if not isinstance(v, RankEnsemble)},
+            stage.metrics,
+            data.info.classes,
+            data.truth,
+            data.evaluation["target"].group if "target" in data.evaluation else None,
+        ),
         tuple(evaluation),
         settings.log_every,
-        data.evaluation["target"].group if "target" in data.evaluation else None,
     )
     return module, loader, list(evaluation.values())
 

@@ -128,6 +128,16 @@ class Method(nn.Module):
         return self
 
 
+Builder = Callable[[Model, DataInfo], Method]
+"""What makes a method."""
+
+
+def is_loss(kind: type[Method]) -> bool:
+    """Whether a method has no passes, updates, predictions or stage of its own, so that it can be added to another."""
+    own = ("forward", "outputs", "steps", "predict")
+    return not kind.source_free and all(getattr(kind, name) is getattr(Method, name) for name in own)
+
+
 def _rest(module: nn.Module) -> None:
     """Eval mode for what is frozen. What has no parameters, such as dropout, follows what comes before it."""
     trains = True

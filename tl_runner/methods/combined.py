@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from types import MappingProxyType
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,9 +11,7 @@ from ..errors import UserError
 from ..nn.model import Model
 from ..schedules import RampName, ramped
 from ..types import Batches, DataInfo, Joint, Losses, Outputs, Step
-from .base import Collect, Method
-
-Builder = Callable[[Model, DataInfo], Method]
+from .base import Builder, Collect, Method, is_loss
 
 
 @dataclass(frozen=True)
@@ -106,37 +101,3 @@ class Combined(Method):
 
     def predict(self, x: Tensor) -> Outputs:
         return self.method.predict(x)
-
-
-def is_loss(kind: type[Method]) -> bool:
-    """Whether a method has no passes, updates, predictions or stage of its own, so that it can be added to another."""
-    own = ("forward", "outputs", "steps", "predict")
-    return not kind.source_free and all(getattr(kind, name) is getattr(Method, name) for name in own)
-
-
-def classes(builder: Any) -> list[type[Method]]:
-    """The methods that a builder will build, wrapped and added ones included."""
-    return [kind for kind, _ in _built(builder)]
-
-
-def sees_images(builder: Any) -> bool:
-    """Whether any of them needs the images themselves."""
-    return any(
-        given.get(kind.sees_images) is not None if isinstance(kind.sees_images, str) else kind.sees_images
-        for kind, given in _built(builder)
-    )
-
-
-def _built(
-    builder: Any, given: Mapping[str, Any] = MappingProxyType({})
-) -> Iterator[tuple[type[Method], Any]]:
-    """The methods, and what each is given."""
-    if isinstance(builder, Extra):
-        yield from _built(builder.method)
-    elif isinstance(builder, partial):
-        yield from _built(builder.func, builder.keywords)
-        inside = [*builder.keywords.values()]
-        for part in (*inside, *(e for value in inside if isinstance(value, Mapping) for e in value.values())):
-            yield from _built(part)
-    elif isinstance(builder, type) and issubclass(builder, Method) and builder is not Combined:
-        yield builder, given

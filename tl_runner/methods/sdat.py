@@ -11,8 +11,8 @@ from ..errors import UserError
 from ..nn.model import Model
 from ..ranks import average
 from ..types import Batches, DataInfo, Losses, NonNegative, Outputs, Step
-from .base import Collect, Method
-from .combined import Builder, classes
+from .base import Builder, Collect, Method
+from .builders import classes
 
 
 class SDAT(Method):
