@@ -107,8 +107,8 @@ def test_model_gives_features_and_logits(neck: Any, head: Any) -> None:
 
 def test_channels_last_changes_the_layout_and_not_the_numbers() -> None:
     torch.manual_seed(0)
-    plain = Model(INFO, partial(backbones.tiny, width=4)).eval()
-    fast = Model(INFO, partial(backbones.tiny, width=4), channels_last=True).eval()
+    plain = Model(INFO, partial(backbones.tiny, width=4), channels_last=False).eval()
+    fast = Model(INFO, partial(backbones.tiny, width=4)).eval()
     fast.load_state_dict(plain.state_dict())
     x = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
     torch.testing.assert_close(fast(x).logits, plain(x).logits)

@@ -34,7 +34,7 @@ def sharded(model: Model, device: torch.device) -> Iterator[None]:
         UserError: if something computes with its weights directly.
     """
     whole = copy.deepcopy(model.backbone)
-    model.backbone.to(device)
+    model.backbone.to(device).to(memory_format=torch.contiguous_format)  # What torch can divide.
     mesh = init_device_mesh(device.type, (ranks.count(),))
     for block in in_lists(model.backbone):
         if not isinstance(block, nn.ModuleList):  # It is not called as a whole.

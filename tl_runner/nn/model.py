@@ -31,7 +31,8 @@ class Model(nn.Module):
         dropout: of the bottleneck.
         bn: `joint` sends all roles through the network as one batch; `per_domain` one role at a time, so
             that batch-norm statistics do not mix. Published code does either.
-        channels_last: memory format of the backbone; faster convolutions on recent hardware.
+        channels_last: memory format of the backbone: up to 1.5 times as many steps per second on a CPU, and what tensor
+            cores want. False keeps rows of pixels in the order in which they are stored.
         compile: compile the backbone with torch.compile.
         gradient_checkpointing: compute the backbone's blocks again in the backward pass instead of keeping what is
             in them: a third more arithmetic, and a fraction of the memory.
@@ -56,7 +57,7 @@ class Model(nn.Module):
         head: HeadName = "linear",
         dropout: Fraction = 0.5,
         bn: Literal["joint", "per_domain"] = "joint",
-        channels_last: bool = False,
+        channels_last: bool = True,
         compile: bool = False,
         gradient_checkpointing: bool = False,
         name: str | None = None,
