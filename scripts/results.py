@@ -4,7 +4,8 @@
     python scripts/results.py write [--check]         write docs/results.md and its figures; with --check only compare
 
 NAME is an experiment with dashes (`office31-frozen`), or `digits` for the embedded data. A run of the same method,
-domains and seed replaces the row that is there. Numbers reach the page in no other way.
+domains and seed replaces the row that is there. Numbers reach the page in no other way, but what others have published:
+`docs/results/NAME.published.csv` (method, source, target, accuracy) is shown beside ours.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tl_runner.report.plots import CAPTIONS, plots
 from tl_runner.report.render import markdown
 from tl_runner.report.runs import Run, find
 from tl_runner.report.style import png, style
-from tl_runner.report.tables import tables
+from tl_runner.report.tables import Cell, Table, tables
 from tl_runner.report.words import spread_of
 
 ROOT = Path(__file__).parent.parent
@@ -95,10 +96,34 @@ def section(name: str, rows: pd.DataFrame) -> Iterator[str]:
     yield f"({', '.join(machine)}, torch {', '.join(sorted(set(rows['torch'])))})."
     yield ""
     comparison = compared(rows)
-    yield from (markdown(table, level=3) for table in tables(comparison))
+    yield from (markdown(table, level=3) for table in (*published(name, rows), *tables(comparison)))
     for figure in plots(comparison):
         yield f"![{CAPTIONS[figure]}](results/{name}-{figure}.png)"
         yield ""
+
+
+def published(name: str, rows: pd.DataFrame) -> Iterator[Table]:
+    """Ours beside what others have published."""
+    path = FOLDER / f"{name}.published.csv"
+    if not path.exists():
+        return
+    theirs = pd.read_csv(path).set_index(["method", "source", "target"])["accuracy"]
+    numbers = rows.astype({"last": float, "oracle": float})
+    ours = numbers.groupby(["method", "source", "target"], sort=False)[["last", "oracle"]].mean()
+    transfers = list(dict.fromkeys((source, target) for _, source, target in theirs.index))
+    columns = [f"{s} → {t}, {what}" for s, t in transfers for what in ("last", "oracle", "published")]
+    table = Table("accuracy on the target beside what was published, in percent", ["method", *columns])
+    for method in dict.fromkeys(theirs.index.get_level_values("method")):
+        line = [Cell(method)]
+        for transfer in transfers:
+            found = ours.loc[(method, *transfer)] if (method, *transfer) in ours.index else None
+            line += [Cell("" if found is None else f"{found[pick]:.1f}") for pick in ("last", "oracle")]
+            line.append(Cell(f"{theirs[method, *transfer]:.1f}"))
+        table.lines.append(line)
+    table.notes.append(
+        "Published numbers are those of the best epoch on the target's test labels, as `oracle` is."
+    )
+    yield table
 
 
 def draw(path: Path) -> None:

@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument(
-        "--set", nargs="*", default=[], help="overrides for the runner: model.channels_last=true"
+        "--set", nargs="*", default=[], help="overrides for the runner: model.channels_last=false"
     )
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     parser.add_argument("--usual", choices=CASES, help=argparse.SUPPRESS)

@@ -117,10 +117,10 @@ class Run:
 
     @property
     def transfer(self) -> str:
-        """`source -> target`."""
+        """`source -> target`; one of them alone where there is no other."""
         if self.results is not None:
             return self.results["data"]
-        return f"{self.name('data.source')} -> {self.name('data.target')}"
+        return " -> ".join(self.name(end) for end in ("data.source", "data.target") if self.value(end))
 
     @property
     def stage(self) -> StageResults:
