@@ -93,10 +93,13 @@ def test_float16_with_a_scaler_clips_and_trains_as_float32_does(
 
 @pytest.mark.parametrize("method", walk(CONFIGS["method"]))
 def test_every_method_in_bfloat16_has_the_losses_of_float32(method: str, tmp_path: Path) -> None:
-    """Forward passes round to 8 bits; what losses do with the outputs is computed in float32."""
+    """Forward passes round to 8 bits; what losses do with the outputs is computed in float32.
+
+    Of the same weights: with batches of four rows, a few steps of a usual rate lead to others.
+    """
     found = []
     for precision in ("32", "bf16"):
-        chosen = (f"method={method}", f"trainer.precision={precision}", "optim.lr=0.001", *needs(method))
+        chosen = (f"method={method}", f"trainer.precision={precision}", "optim.lr=1e-5", *needs(method))
         run(composed("trainer=smoke", *chosen), tmp_path / precision)
         history = pd.read_csv(tmp_path / precision / "metrics.csv")
         found.append(history[[c for c in history if c.startswith("loss/")]])
