@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from results import FOLDER, averages, plus_minus, read
+from results import FOLDER, accuracies, averages, plus_minus, read
 
 from tl_runner.methods.base import Method, is_loss
 from tl_runner.report.render import grid
@@ -114,8 +114,8 @@ def losses(kind: type[Method]) -> list[FunctionType]:
 @cache
 def tables() -> dict[str, pd.DataFrame]:
     """What was measured: last epochs, averaged over the transfers (seeds, methods); the cost as it stands."""
-    rows = {path.stem: read(path) for path in sorted(FOLDER.glob("*.csv"))}
-    return {name: table if name == COST else averages(table, "last") for name, table in rows.items()}
+    found = {path.stem: averages(read(path), "last") for path in accuracies()}
+    return found | {COST: read(FOLDER / f"{COST}.csv")}
 
 
 def measured(name: str) -> Iterator[str]:

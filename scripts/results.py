@@ -145,7 +145,7 @@ def heading(name: str) -> str:
     return f"{describe(file)[0]} (`experiment={experiment}`)"
 
 
-def measured() -> Iterator[Path]:
+def accuracies() -> Iterator[Path]:
     """The tables of accuracies."""
     for path in sorted(FOLDER.glob("*.csv")):
         rows = read(path)
@@ -165,7 +165,7 @@ def page() -> str:
         "[selecting without target labels](selection.md#measured-on-office-31).",
         "",
     ]
-    for path in measured():
+    for path in accuracies():
         lines += section(path.stem, read(path))
     return "\n".join(lines).rstrip() + "\n"
 
@@ -184,7 +184,7 @@ def main() -> None:
         collect(arguments.name, arguments.runs)
     elif not arguments.check:
         PAGE.write_text(page())
-        for path in measured():
+        for path in accuracies():
             draw(path)
     elif PAGE.read_text() != page():
         sys.exit("docs/results.md is stale: run python scripts/results.py write")
