@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -51,6 +52,12 @@ def gradients(method: Any, loss: Tensor) -> dict[str, Tensor | None]:
     return dict(
         zip(names, torch.autograd.grad(loss, params, allow_unused=True, retain_graph=True), strict=True)
     )
+
+
+def noise(of: Mapping[str, Tensor | None]) -> float:
+    """What float32 leaves of terms as large as the largest gradient: a bias before a batch-norm, whose gradient is
+    zero, has nothing else."""
+    return max(1e-5, 1e-6 * max((float(g.abs().max()) for g in of.values() if g is not None), default=0.0))
 
 
 def parts(names: set[str]) -> set[str]:
@@ -105,7 +112,7 @@ def test_the_losses_of_mdd(hidden: int, progress: float) -> None:
             assert g is None  # the classifier's answers are only copied
         else:
             sign = 1.0 if name.startswith("adversary.") else -0.2 * ramp(progress)
-            torch.testing.assert_close(g, sign * plain[name], rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(g, sign * plain[name], rtol=1e-3, atol=noise(plain))
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -160,7 +167,7 @@ def test_the_gradient_of_gvb_is_that_of_a_game() -> None:
     plain = gradients(method, 0.5 * w @ each)
     for name, g in found.items():
         sign = 1.0 if name.startswith("discriminator.") else -ramp(0.3)
-        torch.testing.assert_close(g, sign * plain[name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(g, sign * plain[name], rtol=1e-3, atol=noise(plain))
 
 
 def test_gvb_predicts_what_it_trains() -> None:
@@ -252,7 +259,7 @@ def test_the_losses_of_symnets(head: Any, progress: float) -> None:
             a, b = (torch.zeros(()) if g[n] is None else g[n] for g in (found, plain))
             assert a.shape == b.shape or not (a.any() or b.any())
             if a.shape == b.shape:
-                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=noise(plain))
 
 
 # MSTN
@@ -282,7 +289,7 @@ def test_the_losses_and_centroids_of_mstn() -> None:
         own = gradients(method, torch.as_tensor(2 * ramp(0.3) * distance)) if both else {}
         for name, g in gradients(method, losses["semantic"]).items():
             if own.get(name) is not None:
-                torch.testing.assert_close(g, own[name], rtol=1e-3, atol=1e-5)
+                torch.testing.assert_close(g, own[name], rtol=1e-3, atol=noise(own))
         centroids = [{c: v.detach() for c, v in known.items()} for known in centroids]
     assert both
     for domain in (0, 1):
