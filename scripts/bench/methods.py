@@ -57,7 +57,7 @@ class Case:
         model = Model(INFO, lambda shape: Features(shape[0]))
         self.method: Method = method_builder(node)(model, INFO)
         optimiser = instantiate(optim, _convert_="all")
-        self.module = TransferModule(self.method, optimiser, 1, 1, 0, "bench", {}, {}, {}, None, ())
+        self.module = TransferModule(self.method, optimiser, 1, 1, 0, "bench", {}, lambda collected: {}, ())
         self.module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
         self.module.optimizer = self.module.configure_optimizers()
         self.features = {role: torch.randn(ROWS, WIDTH) for role in self.method.roles}
