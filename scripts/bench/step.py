@@ -47,11 +47,11 @@ from tl_runner.data.store import ArrayStore
 from tl_runner.losses import mmd
 from tl_runner.methods.mmd import MMD
 from tl_runner.methods.source_only import SourceOnly
-from tl_runner.module import TransferModule
 from tl_runner.nn.backbones import Features, timm
 from tl_runner.nn.model import Model
 from tl_runner.optim import Optim
 from tl_runner.schedules import InverseDecay
+from tl_runner.scoring import Score
 from tl_runner.search import config_dir
 from tl_runner.stage import Stage, fit
 from tl_runner.trainer import TrainerSettings
@@ -181,19 +181,19 @@ def chosen(group: str, option: str) -> dict[str, Any]:
 def timed_scores() -> Iterator[list[float]]:
     """Seconds of each epoch's validators and metrics."""
     seconds: list[float] = []
-    score = TransferModule.score
+    score = Score.__call__
 
-    def timed(self: TransferModule, collected: Any) -> Any:
+    def timed(self: Score, collected: Any) -> Any:
         started = time.perf_counter()
         found = score(self, collected)
         seconds.append(time.perf_counter() - started)
         return found
 
-    TransferModule.score = timed  # type: ignore[method-assign]
+    Score.__call__ = timed  # type: ignore[method-assign]
     try:
         yield seconds
     finally:
-        TransferModule.score = score  # type: ignore[method-assign]
+        Score.__call__ = score  # type: ignore[method-assign]
 
 
 def runner(case: Case, data: Prepared, bar: bool) -> tuple[float, float, float, Model]:
