@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError
+from omegaconf.errors import InterpolationResolutionError
 
 from .errors import ConfigError, nearest
 from .overrides import of_stage, unfolded, written_out
@@ -91,7 +91,7 @@ def _unresolved(config: DictConfig, keys: list[str]) -> list[str]:
         try:
             if OmegaConf.is_config(node := OmegaConf.select(config, key)):
                 OmegaConf.to_container(node, resolve=True)
-        except InterpolationKeyError as error:
+        except InterpolationResolutionError as error:
             problems.append(f"{error.full_key or key}: {str(error).splitlines()[0]}")
     return problems
 

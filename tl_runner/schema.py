@@ -120,10 +120,15 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(value, here)
 
 
-def _nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every mapping that names a class, and those that should."""
+def _nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every mapping that names a class, and what stands where there should be one."""
     for path, value in _leaves(config):
-        if isinstance(value, dict) and ("_target_" in value or _place(path) in _PLACES):
+        place = _place(path)
+        # A stage leaves to the run what is null in it; without a schedule the rate is constant.
+        optional = path.startswith("recipe.") or place == "optim.schedule"
+        if (place in _PLACES and not (value is None and optional)) or (
+            isinstance(value, dict) and "_target_" in value
+        ):
             yield path, value
 
 
@@ -185,11 +190,11 @@ _PLACES = frozenset(
 )
 
 
-def _check_node(path: str, node: dict[str, Any]) -> list[str]:
+def _check_node(path: str, node: Any) -> list[str]:
     place = _place(path)
-    target = node.get("_target_")
-    if not isinstance(target, str):
-        return [f"{path}: expected a mapping with _target_, the class to build"]
+    if not isinstance(node, dict) or not isinstance(target := node.get("_target_"), str):
+        got = "" if isinstance(node, dict) else f", got {node!r}"
+        return [f"{path}: expected a mapping with _target_, the class to build{got}"]
     try:
         found = located(target)
     except LookupError as error:

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import json
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .errors import nearest
@@ -101,6 +101,8 @@ def mismatches(path: str, found: Any, node: dict[str, Any], given: frozenset[str
 
 
 def _check_value(path: str, hint: Any, value: Any) -> list[str]:
+    if typing.get_origin(hint) is Callable:  # A node, checked by itself.
+        return []
     from pydantic import (
         ConfigDict,
         PydanticSchemaGenerationError,
