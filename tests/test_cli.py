@@ -123,9 +123,18 @@ WRONG_VALUES = [
     ("report=false", "report: there is no 'false'; known: auto, html, none"),
     ("optim.lr='${nope}'", "optim.lr: Interpolation key 'nope' not found"),
     ("seed=???", "seed: needs a value"),
-    ("validators.im='[bold]'", "validators.im: expected a mapping with _target_, the class to build, got '[bold]'"),
-    ("metrics.accuracy=null", "metrics.accuracy: expected a mapping with _target_, the class to build, got None"),
-    ("optim.schedule=cosine", "optim.schedule: expected a mapping with _target_, the class to build, got 'cosine'"),
+    (
+        "validators.im='[bold]'",
+        "validators.im: expected a mapping with _target_, the class to build, got '[bold]'",
+    ),
+    (
+        "metrics.accuracy=null",
+        "metrics.accuracy: expected a mapping with _target_, the class to build, got None",
+    ),
+    (
+        "optim.schedule=cosine",
+        "optim.schedule: expected a mapping with _target_, the class to build, got 'cosine'",
+    ),
     ("recipe.stages.adapt.epochs=0", "recipe.stages.adapt.epochs: expected a whole number >= 1, got 0"),
     ("recipe.stages.adapt.epoch=1", "recipe.stages.adapt: unknown key 'epoch'; did you mean 'epochs'?"),
 ]

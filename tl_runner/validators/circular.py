@@ -30,17 +30,18 @@ class Circular:
         target, source = collected["target"], collected["source_val"]
         k, d = target.logits.shape[1], target.features.shape[1]
         predicted = target.logits.argmax(1)
-        mean = target.features.mean(0, dtype=torch.float64)
-        gram, sums = mean.new_zeros(d, d), mean.new_zeros(d, k)
+        mean = target.features.mean(0, dtype=torch.float64).to(target.features.dtype)
+        gram, sums = (torch.zeros(d, n, dtype=torch.float64, device=mean.device) for n in (d, k))
+        # Products of some thousand rows are exact enough for the ridge in the features' own type; sums of them are not.
         for features, y in zip(*(torch.split(t, 8192) for t in (target.features, predicted)), strict=True):
-            x = features.double() - mean
+            x = features - mean
             gram += x.T @ x
-            sums += x.T @ F.one_hot(y, k).double()
+            sums += x.T @ F.one_hot(y, k).to(x.dtype)
         scale = (gram.diagonal() / len(predicted)).sqrt().clamp_min(1e-12)
         gram /= scale[:, None] * scale
         gram.diagonal().add_(self.ridge)
-        weight = torch.linalg.solve(gram, sums / scale[:, None])
+        weight = (torch.linalg.solve(gram, sums / scale[:, None]) / scale[:, None]).to(mean.dtype)
         count = predicted.bincount(minlength=k)
-        scores = (source.features.double() - mean) / scale @ weight + count / len(predicted)
+        scores = (source.features - mean) @ weight + count / len(predicted)
         scores[:, count == 0] = -torch.inf  # What was never taught cannot be the answer.
         return float((scores.argmax(1) == source.y).double().mean())

@@ -45,8 +45,9 @@ class ClassAMI:
         # Threads add up their shares in the order in which they finish: one gives the same clusters always.
         with warnings.catch_warnings(), _threads().limit(limits=1):
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters
-            start, _ = kmeans_plusplus(x, min(k, len(x)), random_state=0, n_local_trials=1)
-            clusters = KMeans(len(start), init=start, n_init=1, max_iter=20).fit_predict(x)
+            # Distances that scikit-learn takes in float64 in any case: in a third of the time if it need not convert.
+            start, _ = kmeans_plusplus(x.astype(float), min(k, len(x)), random_state=0, n_local_trials=1)
+            clusters = KMeans(len(start), init=start.astype(x.dtype), n_init=1, max_iter=20).fit_predict(x)
         return float(adjusted_mutual_info_score(predicted, clusters))
 
 
