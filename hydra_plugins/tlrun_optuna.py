@@ -102,5 +102,7 @@ def distribution(override: Override) -> BaseDistribution:
         return CategoricalDistribution(list(override.sweep_string_iterator()))
     interval: Any = override.value()
     assert isinstance(interval, IntervalSweep)
-    kind = IntDistribution if isinstance(interval.start, int) else FloatDistribution
-    return kind(interval.start, interval.end, log="log" in interval.tags)
+    start: Any = interval.start
+    end: Any = interval.end
+    kind = IntDistribution if isinstance(start, int) else FloatDistribution
+    return kind(start, end, log="log" in interval.tags)

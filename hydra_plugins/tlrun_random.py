@@ -53,7 +53,8 @@ class RandomSweeper(BasicSweeper):
             return self.rng.choice(list(override.sweep_string_iterator()))
         interval: Any = override.value()
         assert isinstance(interval, IntervalSweep)
-        start, end = interval.start, interval.end
+        start: Any = interval.start
+        end: Any = interval.end
         if "log" in interval.tags:
             value = math.exp(self.rng.uniform(math.log(start), math.log(end)))
         else:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -41,10 +42,11 @@ def row(run: Run) -> dict[str, str]:
     """What a run was, the target accuracy of each pick in percent, and where it ran."""
     assert run.results is not None
     source, target = run.transfer.split(" -> ")
+    picks: dict[str, Any] = run.stage["picks"]
     environment, changed = run.results["environment"], (run.folder / "results.json").stat().st_mtime
     return {
         **{"method": run.method, "source": source, "target": target, "seed": str(run.value("seed"))},
-        **{pick: f"{100 * found['target']['accuracy']:.2f}" for pick, found in run.stage["picks"].items()},
+        **{pick: f"{100 * found['target']['accuracy']:.2f}" for pick, found in picks.items()},
         "date": datetime.fromtimestamp(changed, UTC).date().isoformat(),
         "torch": environment["packages"]["torch"],
         "gpu": environment["gpu"] or "",
@@ -69,7 +71,7 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def picks(rows: pd.DataFrame) -> list[str]:
-    return [c for c in rows if c not in (*KEY, "date", "torch", "gpu")]
+    return [str(c) for c in rows if c not in (*KEY, "date", "torch", "gpu")]
 
 
 def scores(rows: pd.DataFrame, pick: str) -> pd.DataFrame:
@@ -116,7 +118,8 @@ def published(name: str, rows: pd.DataFrame) -> Iterator[Table]:
     for method in dict.fromkeys(theirs.index.get_level_values("method")):
         line = [Cell(method)]
         for transfer in transfers:
-            found = ours.loc[(method, *transfer)] if (method, *transfer) in ours.index else None
+            key: Any = (method, *transfer)
+            found = ours.loc[key] if key in ours.index else None
             line += [Cell("" if found is None else f"{found[pick]:.1f}") for pick in ("last", "oracle")]
             line.append(Cell(f"{theirs[method, *transfer]:.1f}"))
         table.lines.append(line)

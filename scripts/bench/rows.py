@@ -27,6 +27,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,7 +139,7 @@ def main() -> None:
         seconds, rows = decoded(samples, Path(folder), args.threads)
         speed = measure(samples, rows, args.batch, args.images, args.rounds)
     usual_speed = speed["usual"]
-    ways = {
+    ways: dict[str, dict[str, Any]] = {
         name: {
             "images_per_second": statistics.median(all_),
             "times_usual": statistics.median(a / b for a, b in zip(all_, usual_speed, strict=True)),

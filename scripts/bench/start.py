@@ -92,7 +92,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     parser.add_argument("overrides", nargs="*", default=["trainer.epochs=1"])
     args = parser.parse_args()
-    imports, runs, parts = [], [], {}
+    imports: list[float] = []
+    runs: list[float] = []
+    parts: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         seconds(TLRUN, args.overrides, folder)

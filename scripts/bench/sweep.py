@@ -28,7 +28,7 @@ from pathlib import Path
 from machine import about, cores, show
 from peers import CASES, part_of, seconds
 
-METHODS = ("source_only", "adabn", "coral", "mmd", "jan", "dsan", "cmd", "afn")
+METHODS: tuple[str, ...] = ("source_only", "adabn", "coral", "mmd", "jan", "dsan", "cmd", "afn")
 METHODS += ("entropy", "im", "mcc", "bnm", "mdd", "dann", "cdan")
 DOMAINS = ("amazon", "dslr", "webcam")
 STEPS, BATCH = 1000, 64

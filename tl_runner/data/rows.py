@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,7 +24,7 @@ class Rows:
         names: of the domains, in order.
     """
 
-    stores: list[Store]
+    stores: Sequence[Store]
     domain: Tensor
     index: Tensor
     y: Tensor

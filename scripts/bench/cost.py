@@ -1,6 +1,6 @@
 """What a step of each method costs, relative to source_only.
 
-    python scripts/bench/methods.py [--steps 40] [--rounds 5] [--methods mmd dann] [--csv docs/results/cost.csv]
+    python scripts/bench/cost.py [--steps 40] [--rounds 5] [--methods mmd dann] [--csv docs/results/cost.csv]
 
 A step is everything between two batches: forward passes, losses, backward passes, updates, and whatever the
 method does between them. All methods take turns in one process on one thread, on the same random features
@@ -58,7 +58,7 @@ class Case:
         self.method: Method = method_builder(node)(model, INFO)
         optimiser = instantiate(optim, _convert_="all")
         self.module = TransferModule(self.method, optimiser, 1, 1, 0, "bench", {}, lambda collected: {}, ())
-        self.module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign]
+        self.module.manual_backward = torch.Tensor.backward  # type: ignore[method-assign]
         self.module.optimizer = self.module.configure_optimizers()
         self.features = {role: torch.randn(ROWS, WIDTH) for role in self.method.roles}
         self.y = torch.arange(ROWS) % CLASSES
@@ -145,13 +145,13 @@ def main() -> None:
         for case in built if turn % 2 else reversed(built):
             seconds[case.name].append(case.run(arguments.steps))
     work = {case.name: case.arithmetic() for case in built}
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for case in built:
         relative = [a / b for a, b in zip(seconds[case.name], seconds["source_only"], strict=True)]
         took = statistics.median(relative)
         flops, passes = (a / b for a, b in zip(work[case.name], work["source_only"], strict=True))
         rows.append(
-            [case.name, took, flops, took / flops, passes, 1000 * statistics.median(seconds[case.name])]
+            (case.name, took, flops, took / flops, passes, 1000 * statistics.median(seconds[case.name]))
         )
     rows.sort(key=lambda row: row[1])
     head = ["method", "time", "arithmetic", "time / arithmetic", "passes", "ms"]
