@@ -125,7 +125,7 @@ def _nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for path, value in _leaves(config):
         place = _place(path)
         # A stage leaves to the run what is null in it; without a schedule the rate is constant.
-        optional = path.startswith("recipe.") or place == "optim.schedule"
+        optional = place == "optim.schedule" or (path.startswith("recipe.") and path.count(".") == 3)
         if (place in _PLACES and not (value is None and optional)) or (
             isinstance(value, dict) and "_target_" in value
         ):

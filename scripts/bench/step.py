@@ -124,6 +124,8 @@ def cases(steps: int, image_steps: int, device: str) -> list[Case]:
     return [
         frozen("frozen features", "source_only"),
         frozen("frozen features", "mmd"),
+        # The published epochs of Office-31 are of 500 or 1000 steps.
+        frozen("frozen features, epochs of 500 steps", "source_only", epochs=1, steps=500),
         frozen("frozen features, validators=fast", "source_only", validators="fast"),
         frozen("frozen features, validators=fast", "mmd", validators="fast"),
         Case("ResNet-18, 64²", "source_only", small, (3, 64, 64), 256, 32, 1, image_steps, 1.053),
