@@ -281,6 +281,15 @@ def test_precision_of_the_outputs(name: str) -> None:
     assert single == pytest.approx(double, abs=1e-3)
 
 
+@pytest.mark.parametrize("name", ["circular", "snd"])
+def test_half_precision_is_left_before_anything_is_summed(name: str) -> None:
+    half = {"target": made(400, 0), "source_val": made(1000, 1, shift=0.8, labels=True)}
+    for c in half.values():
+        c.features, c.logits = (c.features + 50).bfloat16(), c.logits.bfloat16()
+    wide = {k: Collected(c.features.float(), c.logits.float(), c.y, c.domain, c.row) for k, c in half.items()}
+    assert EVERY[name](half) == EVERY[name](wide)
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_the_same_twice(name: str) -> None:
     assert EVERY[name](sets()) == EVERY[name](sets())

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from ..types import Collected, Positive
+from .base import wide
 
 
 class Circular:
@@ -28,13 +29,14 @@ class Circular:
 
     def __call__(self, collected: Mapping[str, Collected]) -> float:
         target, source = collected["target"], collected["source_val"]
-        k, d = target.logits.shape[1], target.features.shape[1]
+        features, k = wide(target.features), target.logits.shape[1]
+        d = features.shape[1]
         predicted = target.logits.argmax(1)
-        mean = target.features.mean(0, dtype=torch.float64).to(target.features.dtype)
+        mean = features.mean(0, dtype=torch.float64).to(features.dtype)
         gram, sums = (torch.zeros(d, n, dtype=torch.float64, device=mean.device) for n in (d, k))
-        # Products of some thousand rows are exact enough for the ridge in the features' own type; sums of them are not.
-        for features, y in zip(*(torch.split(t, 8192) for t in (target.features, predicted)), strict=True):
-            x = features - mean
+        # Products of some thousand rows are exact enough for the ridge in float32; sums of them are not.
+        for part, y in zip(*(torch.split(t, 8192) for t in (features, predicted)), strict=True):
+            x = part - mean
             gram += x.T @ x
             sums += x.T @ F.one_hot(y, k).to(x.dtype)
         scale = (gram.diagonal() / len(predicted)).sqrt().clamp_min(1e-12)

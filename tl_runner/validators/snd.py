@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..types import Collected, Count, Positive
-from .base import spread
+from .base import spread, wide
 
 _CELLS = 2**18
 """Similarities worked on at a time: as many as stay in a core's cache, which halves the time."""
@@ -36,8 +36,7 @@ class SoftNeighborhoodDensity:
         return float(self.density(collected["target"].logits))
 
     def density(self, logits: Tensor) -> Tensor:
-        z = logits if logits.dtype == torch.float64 else logits.float()
-        p = F.normalize(F.softmax(z, dim=1), dim=1)
+        p = F.normalize(F.softmax(wide(logits), dim=1), dim=1)
         if len(p) < 2:
             return p.new_zeros(())
         if len(p) <= self.rows and 1 / self.temperature <= _SAFE:
