@@ -42,11 +42,11 @@ def row(run: Run) -> dict[str, str]:
     """What a run was, the target accuracy of each pick in percent, and where it ran."""
     assert run.results is not None
     source, target = run.transfer.split(" -> ")
-    picks: dict[str, Any] = run.stage["picks"]
+    picked: dict[str, Any] = run.stage["picks"]
     environment, changed = run.results["environment"], (run.folder / "results.json").stat().st_mtime
     return {
         **{"method": run.method, "source": source, "target": target, "seed": str(run.value("seed"))},
-        **{pick: f"{100 * found['target']['accuracy']:.2f}" for pick, found in picks.items()},
+        **{pick: f"{100 * found['target']['accuracy']:.2f}" for pick, found in picked.items()},
         "date": datetime.fromtimestamp(changed, UTC).date().isoformat(),
         "torch": environment["packages"]["torch"],
         "gpu": environment["gpu"] or "",

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import json
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .errors import nearest
@@ -88,7 +88,9 @@ def mismatches(path: str, found: Any, node: dict[str, Any], given: frozenset[str
                 problems.append(f"{path}.{key}: expected a {_HYDRAS[key].__name__}, got {value!r}")
         elif key not in known:
             problems.append(f"{path}.{key}: {found.__name__} has no argument '{key}'{nearest(key, known)}")
-        elif not (isinstance(value, dict) and "_target_" in value) and value != "???":
+        elif f"{path}.{key}" in _CALLED_LATER or value == "???":
+            continue  # A node, checked by itself; a missing value, of which it has been said.
+        elif not (isinstance(value, dict) and "_target_" in value):
             problems += _check_value(f"{path}.{key}", parameters[key][1], value)
     if path in _CALLED_LATER and node.get("_partial_") is not True:
         problems.append(f"{path}._partial_: expected true: the runner gives it more arguments")
@@ -101,8 +103,6 @@ def mismatches(path: str, found: Any, node: dict[str, Any], given: frozenset[str
 
 
 def _check_value(path: str, hint: Any, value: Any) -> list[str]:
-    if typing.get_origin(hint) is Callable:  # A node, checked by itself.
-        return []
     from pydantic import (
         ConfigDict,
         PydanticSchemaGenerationError,
