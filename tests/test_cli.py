@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -419,3 +420,15 @@ def test_sigterm_is_not_success(tmp_path: Path) -> None:
     _, message = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "tlrun resume" in message
+
+
+def test_an_exit_that_gets_lost_is_not_success_either(tlrun: Tlrun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python drops what a signal's handler raises while an object is destroyed."""
+
+    class Last:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+
+    monkeypatch.setattr("tl_runner.run.advanced", lambda *_: Last() and None)
+    assert tlrun("trainer=smoke", "trainer.epochs=3", check=False).returncode == 143

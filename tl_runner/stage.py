@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import signal
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from . import ranks, roles
@@ -114,12 +116,17 @@ def fit(
         with warnings.catch_warnings(), stage.trainer.explaining_memory(stage.name, method.roles):
             # Lightning looks for worker processes that this project does without.
             warnings.filterwarnings("ignore", module="pytorch_lightning")
-            trainer.fit(
-                module,
-                Groups(loader, 1 if loader.workers else 10),
-                evaluation,
-                ckpt_path=None if before is None else str(before),
-            )
+            try:
+                trainer.fit(
+                    module,
+                    Groups(loader, 1 if loader.workers else 10),
+                    evaluation,
+                    ckpt_path=None if before is None else str(before),
+                )
+            except SIGTERMException as stop:
+                # Python drops what a signal's handler raises in a destructor. Lightning then ends with the next
+                # step, with an exception whose exit code is that of success.
+                raise SystemExit(128 + signal.SIGTERM) from stop
         if trainer.interrupted:
             raise KeyboardInterrupt
         if ranks.own() == 0:
