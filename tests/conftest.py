@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,7 +54,7 @@ EXPERIMENTS = sorted(
 
 
 # One method of each kind: alignment, an adversary, turns, a memory, a teacher, no source, few labels, a wrapper.
-KINDS = ("mmd", "dann", "mcd", "atdoc", "mean_teacher", "shot", "finetune", "ewc", "sdat", "wise_ft")
+KINDS = ("mmd", "dann", "mcd", "atdoc", "mean_teacher", "shot", "finetune", "ewc", "sdat")
 
 
 def walk(names: Sequence[str], fast: Sequence[str] = KINDS) -> list[Any]:
@@ -99,8 +100,11 @@ def _each_shipped_config_is_parsed_once() -> Iterator[None]:
         yield
 
 
+@cache
 def method_class(name: str) -> type[Method]:
-    cls = get_class(composed(f"method={name}")["method"]["_target_"])
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cls = get_class(compose(f"method/{name}")["method"]["_target_"])
     assert issubclass(cls, Method)
     return cls
 

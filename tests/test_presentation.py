@@ -51,7 +51,10 @@ def finished(folder: Path, *overrides: str, report: bool = False, data: tuple[st
     return run(config, folder), reopen(folder, config)
 
 
-@pytest.mark.parametrize("overrides", [("method=mcd",), ("method=shot", "recipe=source_free")])
+@pytest.mark.parametrize(
+    "overrides",
+    [("method=mcd",), pytest.param(("method=shot", "recipe=source_free"), marks=pytest.mark.slow)],
+)
 def test_a_report_changes_no_weight_and_no_number(overrides: tuple[str, ...], tmp_path: Path) -> None:
     made = {}
     for report in ("html", "none"):

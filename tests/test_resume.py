@@ -73,13 +73,14 @@ def assert_same(one: Path, other: Path) -> None:
     assert {k: v["picks"] for k, v in first.items()} == {k: v["picks"] for k, v in second.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
         pytest.param(("method=mcd", "augment=strong", "optim=adamw"), id="alternating"),
-        pytest.param(("method=mmd",), id="single-step", marks=pytest.mark.slow),
-        pytest.param(("method=shot", "recipe=source_free"), id="two-stages", marks=pytest.mark.slow),
-        pytest.param(("method=mmd", "validators=all"), id="all-validators", marks=pytest.mark.slow),
+        pytest.param(("method=mmd",), id="single-step"),
+        pytest.param(("method=shot", "recipe=source_free"), id="two-stages"),
+        pytest.param(("method=mmd", "validators=all"), id="all-validators"),
     ],
 )
 def test_kill_and_resume(overrides: tuple[str, ...], tmp_path: Path, tlrun: Tlrun) -> None:
