@@ -57,7 +57,7 @@ EXPERIMENTS = sorted(
 KINDS = ("mmd", "dann", "mcd", "atdoc", "mean_teacher", "shot", "finetune", "ewc", "sdat")
 
 
-def walk(names: Sequence[str], fast: Sequence[str] = KINDS) -> list[Any]:
+def walk(names: Sequence[object], fast: Sequence[object] = KINDS) -> list[Any]:
     """All of them as parameters of a test that takes seconds; those not in `fast` are slow tests."""
     return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
 

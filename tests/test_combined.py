@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONFIGS, Tlrun, composed, method_class
+from conftest import CONFIGS, KINDS, Tlrun, composed, method_class, walk
 from test_configs import needs
 from test_methods import INFO, batches, build, runner
 from torch.nn import functional as F
@@ -130,7 +130,7 @@ def test_what_is_more_than_a_loss_cannot_be_added(kind: Any) -> None:
         build(Combined, method=small_dann, extra={"it": Extra(kind)})
 
 
-@pytest.mark.parametrize("extra", [name for name in CONFIGS["method"] if a_loss(name)])
+@pytest.mark.parametrize("extra", walk([name for name in CONFIGS["method"] if a_loss(name)], (*KINDS, "mcc")))
 def test_every_loss_can_be_added(extra: str, tmp_path: Path) -> None:
     overrides = needs(extra)
     config = composed("trainer=smoke", "method=cdan", f"+method.extra=[{extra}]", *overrides)

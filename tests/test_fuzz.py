@@ -154,7 +154,7 @@ def look(arguments: list[str]) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("seed", "count"), [(0, 40), pytest.param(1, 1000, marks=pytest.mark.slow)], ids=["some", "thousand"]
+    ("seed", "count"), [(0, 25), pytest.param(1, 1000, marks=pytest.mark.slow)], ids=["some", "thousand"]
 )
 def test_no_command_line_ends_in_a_traceback(
     seed: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
