@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -326,6 +327,10 @@ def test_adabn_needs_batch_norm() -> None:
     info = replace(INFO, shape=(3, 28, 28))
     with pytest.raises(UserError, match="adabn needs batch-norm layers that train"):
         AdaBN(Model(info, backbones.lenet, neck="none"), info)
+    still = Model(INFO, partial(backbones.tiny, width=4), neck="none", bn="frozen")
+    with pytest.raises(UserError, match=r"adabn needs batch-norm layers that train.* or model\.bn=joint"):
+        AdaBN(still, INFO)
+    AdaBN(Model(INFO, partial(backbones.tiny, width=4), bn="frozen"), INFO)  # the neck's own trains
     model = build(Method).model
     model.requires_grad_(False)
     model.head.requires_grad_(True)

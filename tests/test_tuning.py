@@ -414,6 +414,33 @@ def test_every_tuning_is_here() -> None:
     assert set(TUNINGS) == set(CONFIGS["tuning"])
 
 
+@pytest.mark.parametrize("name", ["full", "gradual", "lora"])
+def test_statistics_of_a_backbone_can_be_kept_whatever_trains(name: str) -> None:
+    built = model(NETS["dtn"][0], NETS["dtn"][1], bn="frozen")
+    tuning = TUNINGS[name]()
+    tuning.apply(built)
+    tuning.begin_epoch(built, 9, 10)
+    Method(built, INFO).train()
+    before = {n: b.clone() for n, b in built.named_buffers()}
+    x = 5 + torch.randn(8, *NETS["dtn"][1])
+    built(x).logits.square().mean().backward()
+    moved = {n.partition(".")[0] for n, b in built.named_buffers() if not torch.equal(b, before[n])}
+    assert moved == {"neck"}
+    # Their scale and shift train where the others do, and everything else is in training mode.
+    norms = [m for m in built.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all((m.weight.grad is not None) == (name != "lora") for m in norms)
+    dropouts = [m for m in built.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    assert any(m.training for m in dropouts[:-1]) == (name != "lora")
+    # One sample alone passes as it does among others: nothing is normalised by the batch.
+    built.eval()
+    whole = built.backbone(x)
+    built.train()
+    for dropout in dropouts:
+        dropout.train(False)
+    torch.testing.assert_close(built.backbone(x[:1]), whole[:1])
+
+
 @pytest.mark.parametrize("name", TUNINGS)
 @pytest.mark.parametrize("net", ["dtn", "vit_tiny", "mobilenet_v3-torchvision"])
 def test_statistics_move_only_where_something_trains(name: str, net: str) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -29,12 +29,7 @@ class AdaBN(Method):
 
     def __init__(self, model: Model, info: DataInfo) -> None:
         super().__init__(model, info)
-        # A frozen layer stays in eval mode, and its statistics stay what they are.
-        if not any(all(p.requires_grad for p in norm.parameters()) for norm in tracking(model)):
-            raise UserError(
-                "method=adabn needs batch-norm layers that train, and this model has none: choose a model with "
-                "some, model.neck=bottleneck, or tuning=full"
-            )
+        check_some_train("adabn", model)
 
     def outputs(self, x: Mapping[str, Tensor], model: Callable[[Tensor], Outputs] | None = None) -> Joint:
         """Outputs of one input at a time: only those of the target move the moving averages."""
@@ -51,9 +46,23 @@ class AdaBN(Method):
         yield Step({"source": F.cross_entropy(out["source"].logits, batch["source"].y)}, out=out)
 
 
-def tracking(model: Model) -> list[_BatchNorm]:
+def check_some_train(method: str, model: Model) -> None:
+    """Complain of a model whose batch-norm layers all stay in eval mode, as frozen ones do.
+
+    Raises:
+        UserError: naming the method.
+    """
+    norms = tracking(model.neck if model.bn == "frozen" else model)
+    if not any(all(p.requires_grad for p in norm.parameters()) for norm in norms):
+        raise UserError(
+            f"method={method} needs batch-norm layers that train, and this model has none: choose a model with "
+            "some, model.neck=bottleneck, tuning=full or model.bn=joint"
+        )
+
+
+def tracking(net: nn.Module) -> list[_BatchNorm]:
     """The batch-norm layers that keep moving averages."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    return [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
 @contextmanager

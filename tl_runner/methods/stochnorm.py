@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..errors import UserError
 from ..nn.model import Model
 from ..types import DataInfo, Fraction, Joint, Outputs
-from .adabn import tracking
+from .adabn import check_some_train, tracking
 from .finetune import Finetune
 
 
@@ -36,12 +36,7 @@ class StochNorm(Finetune):
     def __init__(self, model: Model, info: DataInfo, moving: Fraction = 0.5, **options: Any) -> None:
         super().__init__(model, info, **options)
         self.moving = moving
-        # A frozen layer stays in eval mode: it is normalised by its moving averages anyway.
-        if not any(all(p.requires_grad for p in norm.parameters()) for norm in tracking(model)):
-            raise UserError(
-                "method=stochnorm needs batch-norm layers that train, and this model has none: choose a model "
-                "with some, model.neck=bottleneck, or tuning=full"
-            )
+        check_some_train("stochnorm", model)
         if model.compiled:
             raise UserError("method=stochnorm changes layers of the backbone: set model.compile=false")
 
