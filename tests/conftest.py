@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import bz2
+import faulthandler
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ import signal
 
 # Tests share few cores with each other and with the runs they start; threads that wait for cores cost more than
 # they bring, and a process that has some is not to be forked. Before anything that starts them is imported.
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import shutil
 import struct
@@ -158,6 +159,7 @@ def _become(work: Path, said: Sequence[Path], command: list[str], env: Mapping[s
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+        faulthandler.dump_traceback_later(600, exit=True, file=2)  # Or one that hangs would hold up all.
         os.chdir(work)
         # What other tests have written, and this process has imported, a fresh one would not know.
         theirs = str(work.parents[1])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -221,6 +224,28 @@ def test_umap_keeps_neighbours() -> None:
     xy = embed(x, "umap")
     apart = np.linalg.norm(xy[:, None] - xy[None], axis=2) + 1e9 * np.eye(60)
     assert (label[apart.argmin(1)] == label).mean() > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["tsne", "umap"])
+def test_an_embedding_leaves_the_number_of_threads(how: str) -> None:
+    """Or what is trained after a report would not be what is trained without one."""
+    pytest.importorskip("umap")
+    script = f"""
+import numpy, torch
+from threadpoolctl import threadpool_info
+from tl_runner.report.embedding import embed
+torch.set_num_threads(1)
+embed(numpy.random.default_rng(0).normal(size=(60, 8)), "{how}")
+print([i["num_threads"] for i in threadpool_info() if "torch" in i["filepath"] and i["user_api"] == "openmp"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "NUMBA_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "[1]", done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

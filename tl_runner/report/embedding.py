@@ -35,6 +35,7 @@ def embed(features: Floats, how: Embedding, seed: int = 0) -> Floats:
     if len(features) < 5 or np.ptp(features, axis=0).max(initial=0) == 0:
         raise ValueError("too few different rows")
     from sklearn.decomposition import PCA
+    from threadpoolctl import threadpool_limits
 
     x = features.astype(np.float32)
     if x.shape[1] > 50:
@@ -49,7 +50,9 @@ def embed(features: Floats, how: Embedding, seed: int = 0) -> Floats:
 
         # Half of the usual iterations: later ones only spread the groups further.
         reducer = TSNE(init="pca", perplexity=min(30, (len(x) - 1) / 3), max_iter=500, random_state=seed)
-    with warnings.catch_warnings():
+    # UMAP's compiler sets the number of threads of all arithmetic to its own: stages that follow would add up in
+    # another order. What was set before is set again at the end.
+    with warnings.catch_warnings(), threadpool_limits():
         warnings.simplefilter("ignore")
         placed: Floats = reducer.fit_transform(x)
     return placed
