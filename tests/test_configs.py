@@ -20,6 +20,7 @@ from conftest import (
     lasting_folder,
     method_class,
     stand_in,
+    walk,
     with_tiny_encoder,
 )
 
@@ -46,6 +47,15 @@ def needs(method: str) -> list[str]:
     if "labeled" in cls.roles or method == "svm":
         overrides += ["data.labeled_per_class=all", "data.protocol=split"]
     return overrides
+
+
+def stages_need(recipe: str) -> list[str]:
+    """What a recipe's stages have to be given; and few points where one would evaluate many."""
+    if recipe == "wise_ft":
+        return ["recipe.stages.line.epochs=3", "recipe.stages.line.method.points=3"]
+    if recipe == "distill_then_finetune":
+        return [f"recipe.stages.distill.method.teacher.run={teacher_run()}"]
+    return []
 
 
 @cache
@@ -88,10 +98,7 @@ TRIED = {f"office31/{e}" for e in ("source_only_tllib", "dann_tllib", "mcd_tllib
 ALIKE = {e for e in EXPERIMENTS if e.endswith(("_tllib", "_deepda"))} - TRIED
 
 
-@pytest.mark.parametrize(
-    "experiment",
-    [pytest.param(e, marks=pytest.mark.slow if e in ALIKE else ()) for e in EXPERIMENTS],
-)
+@pytest.mark.parametrize("experiment", walk(EXPERIMENTS, [e for e in EXPERIMENTS if e not in ALIKE]))
 def test_experiment(experiment: str, tmp_path: Path) -> None:
     overrides = [f"experiment={experiment}", "model.size=64", "model.resize=72"]
     large = composed(overrides[0])["model"]["backbone"].get("name") == "resnet50.tv_in1k"
@@ -124,9 +131,8 @@ def test_data(data: str, tmp_path: Path) -> None:
     ],
 )
 def test_recipe_and_tuning(recipe: str, tuning: str, tmp_path: Path) -> None:
-    needed = f"recipe.stages.distill.method.teacher.run={teacher_run()}"
-    given = [needed] if recipe == "distill_then_finetune" else []
-    smoke(tmp_path, f"recipe={recipe}", f"tuning={tuning}", "data.labeled_per_class=3", "optim=adamw", *given)
+    overrides = (f"recipe={recipe}", f"tuning={tuning}", "data.labeled_per_class=3", "optim=adamw")
+    smoke(tmp_path, *overrides, *stages_need(recipe))
 
 
 @pytest.mark.parametrize(

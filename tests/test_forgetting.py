@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import CONFIGS, Tlrun, composed, image_folders, result_folder, walk
-from test_configs import needs, teacher_run
+from test_configs import needs, stages_need, teacher_run
 
 from tl_runner.building import build
 from tl_runner.data.loader import EvalLoader
@@ -36,13 +36,11 @@ def held_out_source(config: dict[str, Any], checkpoint: Path) -> float:
 @pytest.mark.parametrize("recipe", CONFIGS["recipe"])
 def test_the_source_accuracy_of_every_stage_is_that_of_its_model(recipe: str, tmp_path: Path) -> None:
     method = {"source_free": "shot_im", "lp_ft": "finetune", "freeze_then_finetune": "finetune"}
-    given = [f"recipe.stages.distill.method.teacher.run={teacher_run()}"] if "distill" in recipe else []
-    if recipe == "wise_ft":
-        given = ["recipe.stages.line.epochs=3", "recipe.stages.line.method.points=3"]
     config = composed(
         *("trainer=smoke", "trainer.epochs=1", "trainer.eval_rows=null", "trainer.steps_per_epoch=10"),
         *("trainer.batch_size=16", "data.labeled_per_class=3", f"recipe={recipe}"),
-        *(f"method={method.get(recipe, 'mmd')}", f"init_from={teacher_run()}", *given),
+        *(f"method={method.get(recipe, 'mmd')}", f"init_from={teacher_run()}"),
+        *stages_need(recipe),
     )
     told = run(config, tmp_path)["source_accuracy"]
     stages = [*config["recipe"]["stages"]]

@@ -19,7 +19,7 @@ import torch
 import yaml
 from conftest import CONFIGS, Tlrun, composed, image_folders, lasting_folder, save_image
 from hydra.core.global_hydra import GlobalHydra
-from test_configs import teacher_run
+from test_configs import stages_need
 from test_resume import assert_same
 
 import tl_runner.overrides
@@ -43,12 +43,8 @@ def stages(recipe: str) -> list[str]:
 
 def given(recipe: str) -> list[str]:
     """What a recipe has to be given."""
-    more = {
-        "wise_ft": ["recipe.stages.line.epochs=3", "recipe.stages.line.method.points=3"],
-        "source_free": ["method=shot"],
-        "distill_then_finetune": [f"recipe.stages.distill.method.teacher.run={teacher_run()}"],
-    }
-    return [f"recipe={recipe}", "data.labeled_per_class=3", *more.get(recipe, [])]
+    method = ["method=shot"] if recipe == "source_free" else []
+    return [f"recipe={recipe}", "data.labeled_per_class=3", *method, *stages_need(recipe)]
 
 
 def weights(folder: Path, stage: str = "adapt") -> dict[str, torch.Tensor]:

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least: what a network gives in half precision is too coarse to sum."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Run `loss` outside autocast, with half-precision tensor arguments raised to float32."""
 
     def raised(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
-            return value.float()
-        return value
+        return wide(value) if isinstance(value, Tensor) and value.is_floating_point() else value
 
     @functools.wraps(loss)
     def wrapper(*args: Any, **kwargs: Any) -> Tensor:

@@ -47,11 +47,6 @@ def needs(validator: object) -> tuple[str | Probe, ...]:
     return tuple(getattr(validator, "needs", ()))
 
 
-def wide(x: Tensor) -> Tensor:
-    """In float32 at least: what a network gives in half precision is too coarse to sum."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def spread(count: int, rows: int) -> Tensor:
     """At most `rows` of the numbers below `count`, evenly spaced: (min(count, rows),) int64."""
     return torch.arange(count) if count <= rows else torch.arange(rows) * count // rows

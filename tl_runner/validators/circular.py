@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch.nn import functional as F
 
+from ..losses.precision import wide
 from ..types import Collected, Positive
-from .base import wide
 
 
 class Circular:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..losses.precision import wide
 from ..types import Collected, Count, Positive
-from .base import spread, wide
+from .base import spread
 
 _CELLS = 2**18
 """Similarities worked on at a time: as many as stay in a core's cache, which halves the time."""
