@@ -6,11 +6,14 @@ import ctypes
 import multiprocessing
 import os
 import platform
+import re
+import resource
 import signal
 import subprocess
 import sys
 import threading
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +30,18 @@ def keep_memory() -> None:
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
         libc.mallopt(top_pad, 64 << 20)
+
+
+def peak_memory() -> int:
+    """Bytes of memory (resident set) that this process has held at its peak."""
+    try:  # Where Linux says it: what `getrusage` gives there is at least the peak of who started this process.
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        found = None
+    if found:
+        return 1024 * int(found[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def end_with_parent() -> None:

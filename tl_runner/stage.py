@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 import signal
 import warnings
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from .data.augment import Augment
 from .data.domains import Prepared
 from .data.loader import EvalLoader, Groups, StageLoader, key, on_device
 from .data.rows import Rows
+from .environment import peak_memory
 from .errors import UserError, nearest
 from .fitted import Fitted, picks
 from .frozen import cached_backbone
@@ -251,11 +251,7 @@ def _trainer(
 
 
 def _timing(history: History, device: torch.device) -> dict[str, float]:
-    memory = (
-        torch.cuda.max_memory_allocated()
-        if device.type == "cuda"
-        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    )
+    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_memory()
     return {
         "seconds": round(history.seconds, 3),
         "train_seconds": round(history.train_seconds, 3),
