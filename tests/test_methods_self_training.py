@@ -336,6 +336,8 @@ def test_adabn_needs_batch_norm() -> None:
     model.head.requires_grad_(True)
     with pytest.raises(UserError, match="adabn needs batch-norm layers that train"):
         AdaBN(model, INFO)
+    next(norm for norm in norms(model)).bias.requires_grad_(True)
+    AdaBN(model, INFO)  # with its shift alone it trains, as by tuning=bias_only
 
 
 def test_adabn_takes_extras() -> None:

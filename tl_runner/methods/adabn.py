@@ -53,11 +53,16 @@ def check_some_train(method: str, model: Model) -> None:
         UserError: naming the method.
     """
     norms = tracking(model.neck if model.bn == "frozen" else model)
-    if not any(all(p.requires_grad for p in norm.parameters()) for norm in norms):
+    if all(_frozen(norm) for norm in norms):
         raise UserError(
             f"method={method} needs batch-norm layers that train, and this model has none: choose a model with "
             "some, model.neck=bottleneck, tuning=full or model.bn=joint"
         )
+
+
+def _frozen(norm: nn.Module) -> bool:
+    trains = [p.requires_grad for p in norm.parameters()]
+    return bool(trains) and not any(trains)
 
 
 def tracking(net: nn.Module) -> list[_BatchNorm]:

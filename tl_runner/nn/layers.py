@@ -30,7 +30,7 @@ def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
 
 
 def mlp(inputs: int, hidden: int, outputs: int, batch_norm: bool = True) -> nn.Sequential:
-    """Two hidden layers: the usual domain discriminator (Linear-BN-ReLU twice, then Linear)."""
+    """Two hidden layers (Linear-BN-ReLU twice, then Linear): the usual domain discriminator."""
 
     def layer(i: int, o: int) -> list[nn.Module]:
         return [nn.Linear(i, o), *([nn.BatchNorm1d(o)] if batch_norm else []), nn.ReLU()]
@@ -81,7 +81,7 @@ def build_neck(name: NeckName, inputs: int, outputs: int, dropout: float) -> tup
     return nn.Sequential(linear, nn.BatchNorm1d(outputs), nn.ReLU(), nn.Dropout(dropout)), outputs
 
 
-HeadName = Literal["linear", "weight_norm", "cosine"]
+HeadName = Literal["linear", "weight_norm", "cosine", "mlp"]
 
 
 class CosineHead(nn.Linear):
@@ -96,7 +96,9 @@ class CosineHead(nn.Linear):
 
 
 def build_head(name: HeadName, features: int, classes: int) -> nn.Module:
-    """A classifier (N, features) -> (N, classes)."""
+    """A classifier (N, features) -> (N, classes); `mlp` has two hidden layers as wide as the features."""
+    if name == "mlp":
+        return mlp(features, features, classes)
     if name == "cosine":
         return CosineHead(features, classes)
     linear = nn.Linear(features, classes)
