@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -23,6 +23,7 @@ from tl_runner.methods.shot import SHOT
 from tl_runner.methods.source_only import SourceOnly
 from tl_runner.module import TransferModule
 from tl_runner.nn import Model, backbones
+from tl_runner.nn.layers import HeadName
 from tl_runner.optim import Optim
 from tl_runner.schedules import ramp
 from tl_runner.types import HIDDEN, Batch, Collected, DataInfo, Step
@@ -74,7 +75,7 @@ GENERATOR = ("model.backbone.", "model.neck.")
 
 
 @pytest.mark.parametrize("generator_steps", [1, 3])
-@pytest.mark.parametrize("head", ["linear", "weight_norm", "cosine"])
+@pytest.mark.parametrize("head", get_args(HeadName))
 def test_each_phase_of_mcd_changes_only_its_modules(
     head: Any, generator_steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,12 +98,15 @@ def test_each_phase_of_mcd_changes_only_its_modules(
     assert parts == 2 * [{*HEADS, *GENERATOR}, {*HEADS}, *[{*GENERATOR}] * generator_steps]
 
 
-@pytest.mark.parametrize("head", ["linear", "weight_norm", "cosine"])
+@pytest.mark.parametrize("head", get_args(HeadName))
 def test_the_second_head_of_mcd_is_another_head(head: Any) -> None:
     method = build(MCD, model={"head": head})
-    first, second = method.model.head.weight, method.second.weight
-    assert first.shape == second.shape
-    assert not torch.allclose(first, second, atol=1e-3)
+    first, second = (
+        {n: p for n, p in h.named_parameters() if p.ndim > 1} for h in (method.model.head, method.second)
+    )
+    assert first.keys() == second.keys()
+    assert all(first[n].shape == second[n].shape for n in first)
+    assert not any(torch.allclose(first[n], second[n], atol=1e-3) for n in first if len(first[n]) > 1)
     assert not {p.data_ptr() for p in method.model.head.parameters()} & {
         p.data_ptr() for p in method.second.parameters()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -26,10 +26,12 @@ from tl_runner.methods.mstn import MSTN
 from tl_runner.methods.symnets import SymNets
 from tl_runner.methods.toalign import ToAlign, task_oriented
 from tl_runner.methods.wdgrl import WDGRL
+from tl_runner.nn.layers import HeadName
 from tl_runner.schedules import ramp
 from tl_runner.types import Collected, DataInfo, Outputs, Step
 
-HEADS = ["linear", "weight_norm", "cosine"]
+HEADS = get_args(HeadName)
+LINEAR = [head for head in HEADS if head != "mlp"]  # without layers, and batch-norm, of its own
 ONE_UPDATE = [MDD, GVB, ToAlign, SymNets, MSTN]
 ALL = [*ONE_UPDATE, ADDA, WDGRL]
 SMALL: dict[Any, dict[str, Any]] = {
@@ -119,7 +121,10 @@ def test_the_losses_of_mdd(hidden: int, progress: float) -> None:
 def test_the_adversary_of_mdd_is_another_head(head: Any) -> None:
     method = small(MDD, model={"head": head})
     assert type(method.adversary).__name__ == type(method.model.head).__name__
-    assert not torch.allclose(method.adversary.weight, method.model.head.weight, atol=1e-3)
+    theirs, ours = (
+        [*h.parameters()][-1 if head == "cosine" else -2] for h in (method.adversary, method.model.head)
+    )
+    assert not torch.allclose(theirs, ours, atol=1e-3)
 
 
 # GVB
@@ -200,7 +205,7 @@ def test_task_oriented_features() -> None:
 
 
 @pytest.mark.parametrize("sees", ["predictions", "features"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", LINEAR)
 def test_the_losses_of_toalign(head: Any, sees: Any) -> None:
     method = small(ToAlign, model={"head": head}, weight=0.7, sees=sees)
     batch = batches()
@@ -223,10 +228,15 @@ def test_the_losses_of_toalign(head: Any, sees: Any) -> None:
     assert set(losses) == {"source", "domain"}
 
 
+def test_toalign_refuses_a_head_with_hidden_layers() -> None:
+    with pytest.raises(UserError, match=r"method=toalign reads .* model\.head=mlp .* set model\.head=linear"):
+        small(ToAlign, model={"head": "mlp"})
+
+
 # SymNets
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", LINEAR)
 @pytest.mark.parametrize("progress", [0.0, 0.3])
 def test_the_losses_of_symnets(head: Any, progress: float) -> None:
     method = small(SymNets, model={"head": head}, weight=0.7, domain=0.4, entropy=0.2)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -37,6 +37,7 @@ from tl_runner.methods.memory import Queues
 from tl_runner.methods.replay import Replay
 from tl_runner.methods.stochnorm import StochNorm
 from tl_runner.nn import Model, backbones
+from tl_runner.nn.layers import HeadName
 from tl_runner.nn.maps import loss_increases
 from tl_runner.tuning import Frozen, NormOnly
 from tl_runner.types import Batch, DataInfo
@@ -323,7 +324,7 @@ def earlier_run(folder: Path, classes: int, **options: Any) -> tuple[Model, Path
     return theirs, file
 
 
-@pytest.mark.parametrize("head", ["linear", "weight_norm", "cosine"])
+@pytest.mark.parametrize("head", get_args(HeadName))
 @pytest.mark.parametrize("kind", [LwF, CoTuning])
 def test_a_head_of_other_classes_goes_on_beside_the_new_one(kind: Any, head: str, tmp_path: Path) -> None:
     theirs, file = earlier_run(tmp_path, 5, head=head)
@@ -791,6 +792,8 @@ def test_only_the_first_view_is_a_query(monkeypatch: pytest.MonkeyPatch) -> None
     assert moved
     with pytest.raises(UserError, match=r"one class each: set method\.mixup=0"):
         build(BiTuning, mixup=0.3)
+    with pytest.raises(UserError, match=r"method=bi_tuning reads .* set model\.head=linear"):
+        build(BiTuning, network=model(head="mlp"))
 
 
 def test_which_regularisers_can_be_added_to_another_method() -> None:

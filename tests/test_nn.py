@@ -7,7 +7,7 @@ import os
 import pickle
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 from tl_runner.errors import DataError, UserError
 from tl_runner.nn import Model, RandomizedMap, backbones, maps, mlp, reverse_gradient, weights
 from tl_runner.nn.backbones import Backbone
-from tl_runner.nn.layers import build_head, build_neck
+from tl_runner.nn.layers import HeadName, build_head, build_neck
 from tl_runner.types import DataInfo
 
 
@@ -75,7 +75,7 @@ def test_neck(name: Any, width: int) -> None:
     assert bool((out >= 0).all()) == (name in ("bottleneck", "relu"))
 
 
-@pytest.mark.parametrize("name", ["linear", "weight_norm", "cosine"])
+@pytest.mark.parametrize("name", get_args(HeadName))
 def test_head(name: Any) -> None:
     torch.manual_seed(0)
     head = build_head(name, 8, 3)
@@ -88,6 +88,8 @@ def test_head(name: Any) -> None:
         torch.testing.assert_close(head(10 * x), out)
         expected = 20 * torch.nn.functional.cosine_similarity(x[:, None], head.weight[None], dim=2)
         torch.testing.assert_close(out, expected)
+    elif name == "mlp":
+        assert [type(layer) for layer in head] == 2 * [nn.Linear, nn.BatchNorm1d, nn.ReLU] + [nn.Linear]
     else:
         torch.testing.assert_close(out, x @ head.weight.T + head.bias)
 
@@ -96,7 +98,7 @@ INFO = DataInfo(("a", "b", "c"), (3, 16, 16))
 
 
 @pytest.mark.parametrize("neck", ["none", "bottleneck", "relu", "shot"])
-@pytest.mark.parametrize("head", ["linear", "weight_norm", "cosine"])
+@pytest.mark.parametrize("head", get_args(HeadName))
 def test_model_gives_features_and_logits(neck: Any, head: Any) -> None:
     model = Model(INFO, partial(backbones.tiny, width=4), neck=neck, neck_features=6, head=head)
     out = model(torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8))
@@ -423,12 +425,13 @@ def test_a_channel_is_removed_for_a_while() -> None:
         assert torch.equal(layer(tokens)[..., 2], tokens[..., 2])
 
 
-@pytest.mark.parametrize("head", ["linear", "weight_norm", "cosine"])
+@pytest.mark.parametrize("head", get_args(HeadName))
 def test_a_new_head_is_of_the_models_kind(head: Any) -> None:
     built = Model(DataInfo(("a", "b"), (3, 8, 8)), partial(backbones.tiny, width=4), head=head)
     assert [*built.new_head().state_dict()] == [*built.head.state_dict()]
     assert built.new_head(7)(torch.randn(3, built.num_features)).shape == (3, 7)
-    assert not torch.equal(built.new_head().weight, built.head.weight)  # type: ignore[arg-type]
+    index = -1 if head == "cosine" else -2  # its weights, not its biases
+    assert not torch.equal([*built.new_head().parameters()][index], [*built.head.parameters()][index])
 
 
 def _trained(model: Model, batches: list[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -34,7 +34,7 @@ class BiTuning(Finetune):
         projection: width of the projector.
 
     Raises:
-        UserError: if samples are mixed.
+        UserError: if samples are mixed, or the model's head has hidden layers.
     """
 
     two_views = ("labeled",)
@@ -55,6 +55,7 @@ class BiTuning(Finetune):
             raise UserError(
                 "method bi_tuning contrasts samples of one class each: set method.mixup=0 method.cutmix=0"
             )
+        model.check_linear("bi_tuning")
         self.weight, self.momentum, self.temperature = weight, momentum, temperature
         self.projector = nn.Linear(model.num_features, projection)
         self.key_model, self.key_projector = Teacher(model), Teacher(self.projector)

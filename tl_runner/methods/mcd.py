@@ -20,7 +20,8 @@ class MCD(Method):
 
     The generator is backbone and neck. At evaluation the mean of the two heads' logits decides, as the ensemble
     in the authors' code. As there each domain passes on its own, whatever `model.bn` says: the generator's
-    updates see the target alone. The published heads have hidden layers; here they are the model's head, twice.
+    updates see the target alone. The heads are the model's head, twice: `model.head=mlp` has hidden layers, as the
+    published ones have.
 
     Args:
         weight: of the discrepancy; 1 in the authors' digits, 10 in the quoted Office-31 numbers.

@@ -29,6 +29,9 @@ class ToAlign(Method):
         sees: what the discriminator sees, `predictions` or `features`.
         hidden: width of the discriminator's two hidden layers.
         gamma: how fast the reversed gradient reaches full strength.
+
+    Raises:
+        UserError: if the model's head has hidden layers.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class ToAlign(Method):
         self.weight, self.sees, self.gamma = weight, sees, gamma
         size = info.num_classes if sees == "predictions" else model.num_features
         self.discriminator = mlp(size, hidden, 1)
+        model.check_linear("toalign")
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         y, strength = batch["source"].y, ramp(progress, self.gamma)

@@ -97,6 +97,18 @@ class Model(nn.Module):
         """Another classifier of the same kind, untrained; None: of the same classes."""
         return build_head(self.kind, self.num_features, classes or len(self.classes))
 
+    def check_linear(self, method: str) -> None:
+        """Complain of a head that has no weights for each class, on behalf of a method that reads them.
+
+        Raises:
+            UserError: naming the method.
+        """
+        if not hasattr(self.head, "weight"):
+            raise UserError(
+                f"method={method} reads the weights that the head has for each class, and those of "
+                f"model.head={self.kind} follow hidden layers: set model.head=linear"
+            )
+
     def features(self, x: Tensor) -> Tensor:
         """(N, num_features) after the neck."""
         if self.channels_last and x.ndim == 4:
