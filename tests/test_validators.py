@@ -363,6 +363,12 @@ def test_share_of_classes() -> None:
     assert class_share(z) == pytest.approx(math.exp(entropy(q)) / K)
     assert class_share(torch.eye(4)) == pytest.approx(1)
     assert class_share(torch.eye(4)[[0, 0, 0]]) == pytest.approx(1 / 4)
+    # Tags of words: nearly all are O, and who knows that has not collapsed.
+    tags = torch.tensor([0] * 90 + [1] * 4 + [2] * 3 + [3] * 3)
+    r = np.bincount(tags.numpy(), minlength=4) / len(tags)
+    assert class_share(torch.eye(4)[tags]) == pytest.approx(math.exp(entropy(r)) / 4)
+    assert class_share(torch.eye(4)[tags], tags) == class_share(torch.eye(4), tags) == 1
+    assert class_share(torch.eye(4)[[0, 0]], tags) == pytest.approx(math.exp(-entropy(r)))
 
 
 # The rank ensemble

@@ -43,7 +43,8 @@ class Score:
         if "target" not in collected:
             return scores
         target = collected["target"]
-        scores["target/classes"] = class_share(target.logits)
+        held = collected.get("source_val", collected.get("labeled_val"))
+        scores["target/classes"] = class_share(target.logits, None if held is None else held.y)
         scores |= {f"val/{name}": float(validator(collected)) for name, validator in self.validators.items()}
         if self.truth is not None:
             row = target.row.cpu()

@@ -23,8 +23,8 @@ class RankEnsemble:
 
     Args:
         members: names of validators; None: all that the run has (held-out labels are not among them).
-        least: a model is collapsed if its predictions spread over this share of the classes or less
-            (`class_share`).
+        least: a model is collapsed if its predictions spread over this share of the classes or less, as
+            `class_share` counts them; 0: no model is.
     """
 
     def __init__(self, members: list[str] | None = None, least: Fraction = 0.5) -> None:
