@@ -11,20 +11,31 @@ import torch
 from conftest import CONFIGS, KINDS, Tlrun, composed, method_class, walk
 from test_configs import needs
 from test_methods import INFO, batches, build, runner
+from torch import nn
 from torch.nn import functional as F
 
 from tl_runner.errors import UserError
 from tl_runner.losses import mcc
+from tl_runner.methods.adda import ADDA
 from tl_runner.methods.base import is_loss
 from tl_runner.methods.builders import classes
 from tl_runner.methods.combined import Combined, Extra
 from tl_runner.methods.dann import DANN
+from tl_runner.methods.deepjdot import DeepJDOT
+from tl_runner.methods.dsan import DSAN
+from tl_runner.methods.entropy import Entropy
+from tl_runner.methods.fixmatch import FixMatch
 from tl_runner.methods.gvb import GVB
 from tl_runner.methods.mcc import MCC
 from tl_runner.methods.mcd import MCD
+from tl_runner.methods.mmd import MMD
+from tl_runner.methods.mstn import MSTN
 from tl_runner.methods.sdat import SDAT
 from tl_runner.methods.shot import SHOT
+from tl_runner.methods.shot_im import SHOTIM
 from tl_runner.methods.source_only import SourceOnly
+from tl_runner.methods.symnets import SymNets
+from tl_runner.methods.toalign import ToAlign
 from tl_runner.optim import Optim
 from tl_runner.parts import check_names, expand
 from tl_runner.run import run
@@ -138,6 +149,51 @@ def test_every_loss_can_be_added(extra: str, tmp_path: Path) -> None:
     assert stage["method"] == f"cdan+{extra}"
     assert {"source", "domain"} < set(stage["losses"])
     assert any(name.startswith(f"{extra}.") for name in stage["losses"])
+
+
+def test_an_extra_does_without_a_source_that_the_method_does_not_read() -> None:
+    method = build(Combined, method=SHOTIM, extra={"mcc": Extra(MCC), "entropy": Extra(Entropy)})
+    assert method.roles == ("target",)
+    batch = {"target": batches()["target"]}
+    out = method(batch)
+    losses = method.losses(out, batch, 0.5)
+    assert set(losses) == {"im", "mcc.confusion", "entropy.entropy"}
+    torch.testing.assert_close(losses["mcc.confusion"], mcc(out["target"].logits, 2.5))
+    also = build(Combined, method=SHOTIM, extra={"mcc": Extra(MCC), "mmd": Extra(MMD)})
+    assert set(also.roles) == {"source", "target"}  # which one that is added needs
+    for align in (True, False):
+        fixmatch = Extra(partial(FixMatch, align=align))
+        assert ("source" in build(Combined, method=SHOTIM, extra={"fixmatch": fixmatch}).roles) == align
+
+
+@pytest.mark.parametrize(
+    "extra", [name for name in CONFIGS["method"] if a_loss(name) and method_class(name).source_optional]
+)
+def test_without_a_source_what_does_without_it_is_semi_supervised(extra: str, tmp_path: Path) -> None:
+    added = f"+method.extra.{extra}.{'align=false' if extra == 'fixmatch' else 'weight=0.5'}"
+    overrides = ["data.source=null", "data.labeled_per_class=2", *needs(extra)]
+    config = composed("trainer=smoke", "method=finetune", added, *overrides)
+    losses = run(config, tmp_path)["stages"]["adapt"]["losses"]
+    assert set(losses) > {"labeled"}
+    assert not any("source" in name for name in losses)
+
+
+@pytest.mark.parametrize("kind", [DSAN, MSTN, DeepJDOT, ToAlign, SymNets])
+def test_blended_samples_are_refused_by_what_needs_one_class_each(kind: Any) -> None:
+    method, extra = partial(SourceOnly, mixup=0.2), {"it": Extra(kind)}
+    with pytest.raises(UserError, match=r"method\.extra\.it: .* set method\.mixup=0 method\.cutmix=0"):
+        build(Combined, method=method, extra=extra)
+    assert build(Combined, method=SourceOnly, extra=extra).mixing == {}
+
+
+def test_a_wrapped_method_keeps_its_own_modes() -> None:
+    """ADDA's frozen copy drops features out like the model, or its discriminator would look for dropout."""
+    method = build(Combined, method=partial(ADDA, hidden=8), extra={"mcc": Extra(MCC)})
+    method.train()
+    assert [m.training for m in method.method.source.modules() if isinstance(m, nn.Dropout)] == [True]
+    assert not any(
+        m.training for m in method.method.source.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)
+    )
 
 
 def test_classes_sees_through_wrappers() -> None:

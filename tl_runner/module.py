@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from . import ranks, sharding
 from .data.loader import EvalLoader, key
-from .errors import TrainingError
+from .errors import TrainingError, UserError
 from .methods.base import Collect, Method
 from .optim import Optim
 from .scoring import Row
@@ -93,8 +93,16 @@ class TransferModule(pl.LightningModule):
             done = self.current_epoch * self.steps + self.stepped
             progress = done / (self.epochs * self.steps)
             self.optim.schedule_lr(self.optimizer, progress, done)
-            for step in self.method.steps(batch, progress):
-                self.update(step)
+            try:
+                for step in self.method.steps(batch, progress):
+                    self.update(step)
+            except ValueError as error:  # Statistics of one sample: batch-norm's, a kernel's, a covariance's.
+                if alone := [role for role, rows in batch.items() if len(rows.row) == 1]:
+                    raise UserError(
+                        f"stage {self.stage}: a batch of one {alone[0]} sample is too small here ({error}): raise "
+                        "trainer.batch_size"
+                    ) from error
+                raise
             self.stepped += 1
             if self.stepped % self.log_every == 0:
                 self.log_losses(done + 1)

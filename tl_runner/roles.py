@@ -26,8 +26,9 @@ def check(stage: str, method: Method | type[Method], data: Prepared) -> None:
         "target": "set data.target (with data.labeled_per_class=all none is left unlabelled)",
         "labeled": "set data.labeled_per_class to a number or all, or data.label_fraction",
     }
+    optional = ["source"] * (isinstance(method, type) and method.source_optional)
     for role in (*method.roles, *method.collects):
-        if role not in data.roles:
+        if role not in (*data.roles, *optional):
             raise UserError(
                 f"stage {stage}: method {name} reads role '{role}', which this data lacks: {fixes[role]}"
             )

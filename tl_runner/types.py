@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 from torch import Tensor, nn
 
 from . import tokens
@@ -17,6 +17,7 @@ Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Ge(1)]
+Bandwidths = Annotated[tuple[Positive, ...], MinLen(1)]
 Natural = Annotated[int, Ge(0)]
 
 HIDDEN = -1

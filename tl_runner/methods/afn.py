@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..losses import entropy, hard_norm, stepwise_norm
 from ..nn.model import Model
@@ -34,6 +33,8 @@ class AFN(Method):
         radius: of `hard`.
     """
 
+    source_optional = True
+
     def __init__(
         self,
         model: Model,
@@ -56,7 +57,7 @@ class AFN(Method):
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         norms = sum((self.norm(o.features) for o in out.values()), start=out["target"].features.new_zeros(()))
         losses = {
-            "source": F.cross_entropy(out["source"].logits, batch["source"].y),
+            **self.source_loss(out, batch),
             "norm": self.weight * norms,
         }
         if self.entropy:

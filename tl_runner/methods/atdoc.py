@@ -25,6 +25,8 @@ class ATDOC(Method):
         momentum: share of the new in the memory's update; 1 replaces.
     """
 
+    source_optional = True
+
     def __init__(
         self,
         model: Model,
@@ -48,6 +50,6 @@ class ATDOC(Method):
         memory.update(row, features, balanced_sharpening(target.logits.detach()), self.momentum)
         loss = weighted_cross_entropy(target.logits, y, confidence)
         return {
-            "source": F.cross_entropy(out["source"].logits, batch["source"].y),
+            **self.source_loss(out, batch),
             "neighbours": self.weight * progress * loss,
         }

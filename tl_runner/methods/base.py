@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .. import tokens
 from ..nn.model import Model
@@ -50,7 +51,7 @@ class Method(nn.Module):
     It declares `roles`, which roles its steps read, of `source`, `target`, `labeled`; `two_views`, of which
     of these it reads two views of each sample; `collects`, further roles that `begin_epoch` alone reads; and
     `mixing`, how samples of a role are blended with each other before it reads them.
-    Four things to override; most methods override `losses` alone:
+    What there is to override; most methods override `losses` alone:
 
     - `losses`: what one step minimises, as named, already weighted scalars. Written as a function of the
       outputs, it can also be added to another method (`+method.extra=[mcc]`);
@@ -68,6 +69,11 @@ class Method(nn.Module):
     source_free: ClassVar[bool] = False
     """True for methods that adapt a trained model without its source data: they need an earlier stage or
     `init_from`, and their stage never opens the source."""
+    source_optional: bool = False
+    """True for losses that can do without the source but for its labels: added to a method that does not read it, they
+    do not either."""
+    whole_labels: ClassVar[bool] = False
+    """True for losses that need each source sample to be of one class, not blended of several."""
     sees_images: ClassVar[bool | str] = False
     """True for methods that need the images themselves, where cached features of a frozen backbone will not do; or
     the argument with which they do."""
@@ -102,6 +108,12 @@ class Method(nn.Module):
         Those on labels are called `source` and `labeled`: they are left out where the method is an extra.
         """
         raise TypeError(f"{type(self).__name__} must define losses() or steps()")
+
+    def source_loss(self, out: Joint, batch: Batches) -> Losses:
+        """The cross-entropy of the source's labels, `source`; nothing where the source is not read."""
+        if "source" not in out:
+            return {}
+        return {"source": F.cross_entropy(out["source"].logits, batch["source"].y)}
 
     def steps(self, batch: Batches, progress: float) -> Iterator[Step]:
         """The optimiser updates that one set of batches gives."""
@@ -144,7 +156,9 @@ def _rest(module: nn.Module) -> None:
     for child in module.children():
         if params := list(child.parameters()):
             trains = any(p.requires_grad for p in params)
-        if trains:
-            _rest(child)
-        else:
+        if not trains:
             child.train(False)
+        elif isinstance(child, Method):
+            child.train()  # which may know better
+        else:
+            _rest(child)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from torch.nn import functional as F
-
 from ..losses import batch_nuclear_norm
 from ..losses.spectral import Divisor
 from ..nn.model import Model
@@ -22,6 +20,8 @@ class BNM(Method):
             on ten classes proved too large.
     """
 
+    source_optional = True
+
     def __init__(
         self, model: Model, info: DataInfo, weight: NonNegative = 1.0, divisor: Divisor = "rows"
     ) -> None:
@@ -30,6 +30,6 @@ class BNM(Method):
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         return {
-            "source": F.cross_entropy(out["source"].logits, batch["source"].y),
+            **self.source_loss(out, batch),
             "nuclear": self.weight * batch_nuclear_norm(out["target"].logits, self.divisor),
         }

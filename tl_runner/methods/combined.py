@@ -32,14 +32,14 @@ class Extra:
 class Combined(Method):
     """A method, and on the same outputs the losses of others, but those on labels.
 
-    An extra joins the first update of each batch that offers its outputs (`Step.out`). Its losses are
-    called `<extra>.<loss>`.
+    An extra joins the first update of each batch that offers its outputs (`Step.out`). Its losses are called
+    `<extra>.<loss>`. If it can do without the source (`source_optional`), it does where the method does.
 
     Args:
         method: what trains and predicts. extra: what is added, by name.
 
     Raises:
-        UserError: for an extra that is more than a loss.
+        UserError: for an extra that is more than a loss, or that needs whole labels where the method blends them.
     """
 
     def __init__(self, model: Model, info: DataInfo, method: Builder, extra: Mapping[str, Extra]) -> None:
@@ -47,7 +47,6 @@ class Combined(Method):
         self.method = method(model, info)
         self.extra = nn.ModuleDict({name: e.method(model, info) for name, e in extra.items()})
         self.shares = dict(extra)
-        every: list[Method] = [self.method, *self.added().values()]
         for name, added in self.added().items():
             if not is_loss(type(added)):
                 raise UserError(
@@ -55,8 +54,20 @@ class Combined(Method):
                     f"stage of its own): choose method={name}, and add the other to it"
                 )
 
+            if type(added).whole_labels and "source" in self.method.mixing:
+                raise UserError(
+                    f"method.extra.{name}: {name} needs source samples of one class each: set method.mixup=0 "
+                    "method.cutmix=0"
+                )
+
         def union(attribute: str) -> tuple[str, ...]:
-            return tuple(dict.fromkeys(role for m in every for role in getattr(m, attribute)))
+            found = [*getattr(self.method, attribute)]
+            optional = {"source"}.difference(found)
+            for added in self.added().values():
+                found += [
+                    r for r in getattr(added, attribute) if not (added.source_optional and r in optional)
+                ]
+            return tuple(dict.fromkeys(found))
 
         self.roles, self.collects = union("roles"), union("collects")
         self.two_views = self.method.two_views = union("two_views")

@@ -31,6 +31,8 @@ class DeepJDOT(Method):
             authors' code, or `cross_entropy`, as in the paper.
     """
 
+    whole_labels = True
+
     def __init__(
         self,
         model: Model,

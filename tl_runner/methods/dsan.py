@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from ..losses import local_mmd
 from ..nn.model import Model
 from ..schedules import ramp
-from ..types import Batches, DataInfo, Joint, Losses, NonNegative
+from ..types import Bandwidths, Batches, DataInfo, Joint, Losses, NonNegative
 from .base import Method
 
 
@@ -25,12 +25,14 @@ class DSAN(Method):
             code; false: all classes of the source batch, as the paper's formula.
     """
 
+    whole_labels = True
+
     def __init__(
         self,
         model: Model,
         info: DataInfo,
         weight: NonNegative = 0.5,
-        alphas: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0),
+        alphas: Bandwidths = (0.125, 0.25, 0.5, 1.0, 2.0),
         gamma: NonNegative = 10.0,
         predicted_only: bool = True,
     ) -> None:

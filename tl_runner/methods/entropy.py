@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from torch.nn import functional as F
-
 from .. import losses
 from ..nn.model import Model
 from ..types import Batches, DataInfo, Joint, Losses, NonNegative
@@ -21,12 +19,14 @@ class Entropy(Method):
         weight: of the mean entropy of the target's predictions.
     """
 
+    source_optional = True
+
     def __init__(self, model: Model, info: DataInfo, weight: NonNegative = 0.01) -> None:
         super().__init__(model, info)
         self.weight = weight
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         return {
-            "source": F.cross_entropy(out["source"].logits, batch["source"].y),
+            **self.source_loss(out, batch),
             "entropy": self.weight * losses.entropy(out["target"].logits),
         }

@@ -28,6 +28,7 @@ class FixMatch(Method):
         align: align the distribution of the labels with the source's.
     """
 
+    source_optional = True
     two_views = ("target",)
     means: Tensor
 
@@ -41,6 +42,7 @@ class FixMatch(Method):
     ) -> None:
         super().__init__(model, info)
         self.weight, self.confidence, self.align = weight, confidence, align
+        self.source_optional = not align
         self.register_buffer("means", torch.full((2, info.num_classes), 1 / info.num_classes))
 
     @torch.no_grad()
@@ -57,6 +59,6 @@ class FixMatch(Method):
             weak = self.aligned(out["source"].logits, weak)
         loss = pseudo_label(out["target_2"].logits, weak, self.confidence)
         return {
-            "source": F.cross_entropy(out["source"].logits, batch["source"].y),
+            **self.source_loss(out, batch),
             "pseudo": self.weight * loss,
         }

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from torch.nn import functional as F
-
 from ..losses import information_maximization
 from ..nn.model import Model
 from ..types import Batches, DataInfo, Joint, Losses, NonNegative
@@ -21,12 +19,14 @@ class IM(Method):
         weight: of the mean entropy less the entropy of the batch's mean prediction.
     """
 
+    source_optional = True
+
     def __init__(self, model: Model, info: DataInfo, weight: NonNegative = 0.1) -> None:
         super().__init__(model, info)
         self.weight = weight
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         return {
-            "source": F.cross_entropy(out["source"].logits, batch["source"].y),
+            **self.source_loss(out, batch),
             "im": self.weight * information_maximization(out["target"].logits),
         }

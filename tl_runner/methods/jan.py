@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from ..losses import joint_mmd
 from ..losses.alignment import Estimator
 from ..nn.model import Model
-from ..types import Batches, DataInfo, Joint, Losses, NonNegative, Positive
+from ..types import Bandwidths, Batches, DataInfo, Joint, Losses, NonNegative, Positive
 from .base import Method
 
 
@@ -31,7 +31,7 @@ class JAN(Method):
         model: Model,
         info: DataInfo,
         weight: NonNegative = 1.0,
-        alphas: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0),
+        alphas: Bandwidths = (0.125, 0.25, 0.5, 1.0, 2.0),
         sigma: Positive = 0.92,
         estimator: Estimator = "unbiased",
     ) -> None:

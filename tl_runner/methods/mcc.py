@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from torch.nn import functional as F
-
 from ..losses import mcc
 from ..nn.model import Model
 from ..types import Batches, DataInfo, Joint, Losses, NonNegative, Positive
@@ -19,6 +17,8 @@ class MCC(Method):
         temperature: divides the logits before the softmax.
     """
 
+    source_optional = True
+
     def __init__(
         self, model: Model, info: DataInfo, weight: NonNegative = 1.0, temperature: Positive = 2.5
     ) -> None:
@@ -27,6 +27,6 @@ class MCC(Method):
 
     def losses(self, out: Joint, batch: Batches, progress: float) -> Losses:
         return {
-            "source": F.cross_entropy(out["source"].logits, batch["source"].y),
+            **self.source_loss(out, batch),
             "confusion": self.weight * mcc(out["target"].logits, self.temperature),
         }

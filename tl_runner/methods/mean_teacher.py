@@ -57,6 +57,7 @@ class MeanTeacher(Method):
         momentum: of the moving average.
     """
 
+    source_optional = True
     two_views = ("target",)
 
     def __init__(
@@ -78,7 +79,7 @@ class MeanTeacher(Method):
         guess, student = self.teacher(batch["target"].x).logits, out["target_2"].logits
         sure = (F.softmax(guess.float(), dim=1).amax(1) > self.confidence).float().mean()
         return {
-            "source": F.cross_entropy(out["source"].logits, batch["source"].y),
+            **self.source_loss(out, batch),
             "consistency": self.weight * softmax_mse(student, guess, self.confidence),
             # As long as nothing is sure, the source alone shall teach.
             "balance": self.weight * self.balance * sure * class_balance(student),

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from ..losses import mmd
 from ..losses.alignment import Estimator
 from ..nn.model import Model
-from ..types import Batches, DataInfo, Joint, Losses, NonNegative
+from ..types import Bandwidths, Batches, DataInfo, Joint, Losses, NonNegative
 from .base import Method
 
 
@@ -29,7 +29,7 @@ class MMD(Method):
         model: Model,
         info: DataInfo,
         weight: NonNegative = 1.0,
-        alphas: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0),
+        alphas: Bandwidths = (0.125, 0.25, 0.5, 1.0, 2.0),
         estimator: Estimator = "unbiased",
     ) -> None:
         super().__init__(model, info)

@@ -33,6 +33,7 @@ class MSTN(Method):
         gamma: how fast reversed gradient and semantic loss reach full strength.
     """
 
+    whole_labels = True
     centroids: Tensor
     seen: Tensor
 

@@ -27,6 +27,7 @@ class SelfTraining(Method):
         warm_up: share of the training before the first round.
     """
 
+    source_optional = True
     pseudo: Tensor
     done: Tensor
 
@@ -58,6 +59,6 @@ class SelfTraining(Method):
         logits, y = out["target"].logits, self.pseudo[batch["target"].row]
         each = F.cross_entropy(logits.float(), y, ignore_index=HIDDEN, reduction="none")
         return {
-            "source": F.cross_entropy(out["source"].logits, batch["source"].y),
+            **self.source_loss(out, batch),
             "pseudo": self.weight * each.mean(),
         }

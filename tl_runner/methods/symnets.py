@@ -31,6 +31,8 @@ class SymNets(Method):
         gamma: how fast these three reach full strength.
     """
 
+    whole_labels = True
+
     def __init__(
         self,
         model: Model,

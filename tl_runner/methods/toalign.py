@@ -34,6 +34,8 @@ class ToAlign(Method):
         UserError: if the model's head has hidden layers.
     """
 
+    whole_labels = True
+
     def __init__(
         self,
         model: Model,
