@@ -28,6 +28,7 @@ from tl_runner.methods.fixmatch import FixMatch
 from tl_runner.methods.gvb import GVB
 from tl_runner.methods.mcc import MCC
 from tl_runner.methods.mcd import MCD
+from tl_runner.methods.mdd import MDD
 from tl_runner.methods.mmd import MMD
 from tl_runner.methods.mstn import MSTN
 from tl_runner.methods.sdat import SDAT
@@ -323,3 +324,11 @@ def test_without_an_ascent_sdat_is_what_it_wraps() -> None:
 def test_sdat_refuses_methods_of_several_updates() -> None:
     with pytest.raises(UserError, match="one update per batch, and MCD has several"):
         build(SDAT, method=MCD)
+
+
+def test_sdat_has_to_know_the_adversarial_loss() -> None:
+    with pytest.raises(UserError, match=r"losses of MDD are source, .*disparity.*method\.adversarial=\[\]"):
+        list(build(SDAT, method=MDD).steps(batches(), 0.3))
+    for names in ((), ("disparity",)):
+        (step,) = build(SDAT, method=MDD, adversarial=names).steps(batches(), 0.3)
+        assert "disparity" in step.losses

@@ -52,7 +52,7 @@ def needs(method: str) -> list[str]:
 def stages_need(recipe: str) -> list[str]:
     """What a recipe's stages have to be given; and few points where one would evaluate many."""
     if recipe == "wise_ft":
-        return ["recipe.stages.line.epochs=3", "recipe.stages.line.method.points=3"]
+        return ["recipe.stages.line.method.points=3"]
     if recipe == "distill_then_finetune":
         return [f"recipe.stages.distill.method.teacher.run={teacher_run()}"]
     return []

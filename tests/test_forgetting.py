@@ -126,8 +126,9 @@ def test_the_points_of_wise_ft_are_on_the_line(tmp_path: Path) -> None:
     config = composed(
         *("trainer=smoke", "trainer.steps_per_epoch=15", "trainer.batch_size=16", "trainer.eval_rows=null"),
         *("recipe=wise_ft", "data.labeled_per_class=3"),
-        *("recipe.stages.line.epochs=5", "recipe.stages.line.method.points=5"),
+        "recipe.stages.line.method.points=5",
     )
+    assert config["recipe"]["stages"]["line"]["epochs"] == 5
     results = run(config, tmp_path)
     folder = tmp_path / "checkpoints"
 
@@ -157,6 +158,16 @@ def test_the_points_of_wise_ft_are_on_the_line(tmp_path: Path) -> None:
     assert len(values["line"]) == 5
     best = max(values["line"])
     assert picks["source_val"]["validators"]["source_val"] == best
+
+
+@pytest.mark.parametrize("epochs", [2, 4, 6])
+def test_wise_ft_takes_a_point_from_each_epoch(epochs: int, tmp_path: Path) -> None:
+    config = composed(
+        *("trainer=smoke", "recipe=wise_ft", "data.labeled_per_class=3"),
+        *(f"recipe.stages.line.epochs={epochs}", "recipe.stages.line.method.points=5"),
+    )
+    with pytest.raises(UserError, match=r"method\.points=5 needs as many epochs"):
+        run(config, tmp_path)
 
 
 def test_a_stages_method_is_chosen_by_name(tmp_path: Path, tlrun: Tlrun) -> None:

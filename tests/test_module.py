@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,9 +14,12 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from test_configs import needs
 from torch import nn
 
+from tl_runner.errors import UserError
 from tl_runner.methods.source_only import SourceOnly
 from tl_runner.run import run
 from tl_runner.types import Batches, Joint, Losses
+
+TRAINER = pl.Trainer
 
 
 @pytest.mark.parametrize(("tuning", "expected"), [("full", True), ("frozen", False)])
@@ -62,22 +66,26 @@ def test_cached_features_train_the_same_as_the_frozen_backbone(tmp_path: Path) -
         torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-4, atol=1e-5)
 
 
+def half(*, precision: str, plugins: list[object], **options: object) -> pl.Trainer:
+    """A trainer in float16: `trainer.precision=16` is for GPUs, and a CPU has the same scaler."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    return TRAINER(plugins=[*plugins, MixedPrecision("16-mixed", "cpu", scaler)], **options)
+
+
 @pytest.mark.parametrize("method", ["mmd", "mcd"])
 def test_float16_with_a_scaler_clips_and_trains_as_float32_does(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """trainer.precision=16 is for GPUs; a CPU has the same scaler."""
-    real, scales = pl.Trainer, []
+    scales, states = [], []
 
-    def half(*, precision: str, plugins: list[object], **options: object) -> pl.Trainer:
-        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-        scales.append(scaler)
-        return real(plugins=[*plugins, MixedPrecision("16-mixed", "cpu", scaler)], **options)
+    def kept(**options: Any) -> pl.Trainer:
+        trainer = half(**options)
+        scales.append(trainer.precision_plugin.scaler)
+        return trainer
 
-    states = []
     for precision in ("32", "16"):
         if precision == "16":
-            monkeypatch.setattr(pl, "Trainer", half)
+            monkeypatch.setattr(pl, "Trainer", kept)
         run(
             composed("trainer=smoke", f"method={method}", "augment=none", "optim.clip_norm=0.5"),
             tmp_path / precision,
@@ -89,6 +97,14 @@ def test_float16_with_a_scaler_clips_and_trains_as_float32_does(
         torch.testing.assert_close(
             states[1][name], value, rtol=0.05, atol=5e-3, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def test_what_trains_nothing_has_no_gradients_to_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pl, "Trainer", half)
+    with pytest.raises(UserError, match=r"this method has none: set trainer\.precision=32"):
+        run(composed("trainer=smoke", "method=svm", *needs("svm")), tmp_path)
 
 
 @pytest.mark.parametrize("method", walk(CONFIGS["method"]))

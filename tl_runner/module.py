@@ -117,6 +117,10 @@ class TransferModule(pl.LightningModule):
         # Reading a value of a GPU makes it wait: there, the losses are looked at now and then instead.
         if total.device.type == "cpu" and not math.isfinite(total.item()):
             self.check_finite()
+        if step.updates == [] and self._scaler() is not None:
+            raise UserError(
+                "trainer.precision=16 scales gradients, and this method has none: set trainer.precision=32"
+            )
         self.manual_backward(total)
         if step.updates is not None:
             allowed = {id(p) for module in step.updates for p in module.parameters()}
@@ -128,10 +132,14 @@ class TransferModule(pl.LightningModule):
         if self.optim.clip_norm is not None:
             params = [p for group in self.optimizer.param_groups for p in group["params"]]
             # Fused optimisers take the scale off gradients themselves, in their step.
-            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            scaler = self._scaler()
             scale = 1.0 if scaler is None else scaler.get_scale()
             sharding.clip(params, self.optim.clip_norm * scale)
         self.optimizer.step()
+
+    def _scaler(self) -> Any:
+        """What scales the gradients of float16; None in other precisions."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def check_finite(self) -> None:
         """Stop at a loss that is not a number, before it reaches a checkpoint.

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .precision import wide
+
 
 def starting_point(
     weights: Sequence[Tensor],
@@ -31,8 +33,8 @@ def starting_point(
     >>> starting_point([torch.ones(2)], importance=[torch.tensor([4.0, 0.0])]).item()
     2.0
     """
-    total = weights[0].new_zeros(()) if weights else torch.zeros(())
+    total = wide(weights[0]).new_zeros(()) if weights else torch.zeros(())
     for i, w in enumerate(weights):
-        square = (w if start is None else w - start[i]).square()
+        square = wide(w if start is None else w - start[i]).square()
         total = total + (square if importance is None else importance[i] * square).sum()
     return total / 2

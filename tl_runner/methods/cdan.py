@@ -18,7 +18,8 @@ class CDAN(Method):
     https://arxiv.org/abs/1705.10667
 
     As in the authors' code, no gradient flows through p, and above `exact` dimensions the outer product
-    becomes a random projection.
+    becomes a random projection. None flows through the weights of CDAN+E either, as in TLlib, whose numbers are
+    quoted; the authors' code lets it, reversed.
 
     Args:
         weight: of the domain loss.

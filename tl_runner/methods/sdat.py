@@ -25,12 +25,13 @@ class SDAT(Method):
     takes the gradient of the task loss, a second one minimises at weights moved along it by `rho`. Every loss
     counts as task loss, extras included, but those named in `adversarial`. The paper takes the adversarial loss at
     the weights themselves; the authors' code, which made the published numbers, at the moved ones, and so does
-    this unless told otherwise. Only the model's weights are moved, never the discriminator's.
+    this unless told otherwise. Only the model's weights are moved, never the discriminator's. What a wrapped method
+    keeps from batch to batch, such as moving averages and memories, moves in either pass: twice a batch.
 
     Args:
         method: what is wrapped: a name, `dann`, or a name and settings, `{cdan: {entropy: true}}`.
         rho: length of the ascent step.
-        adversarial: names of the losses that the ascent leaves out.
+        adversarial: names of the losses that the ascent leaves out; none for plain sharpness-aware minimisation.
         domain_at: weights at which the adversarial losses are taken.
     """
 
@@ -72,7 +73,13 @@ class SDAT(Method):
 
     def steps(self, batch: Batches, progress: float) -> Iterator[Step]:
         first = self.method.losses(self.method(batch), batch, progress)
-        weights = self.moved(torch.stack([*self.task(first).values()]).sum())
+        task = self.task(first)
+        if self.adversarial and len(task) == len(first):
+            raise UserError(
+                f"method.adversarial={[*self.adversarial]}: the losses of {type(self.method).__name__} are "
+                f"{', '.join(first)}; name the adversarial one, or none: method.adversarial=[]"
+            )
+        weights = self.moved(torch.stack([*task.values()]).sum())
         out = self.method(batch, lambda x: functional_call(self.model, weights, (x,)))
         losses = self.method.losses(out, batch, progress)
         if self.domain_at == "original":

@@ -25,6 +25,9 @@ class WiSEFT(Finetune):
 
     Args:
         points: of the line, both ends included; the stage needs as many epochs.
+
+    Raises:
+        UserError: if it has others.
     """
 
     point: Tensor
@@ -57,5 +60,10 @@ class WiSEFT(Finetune):
         self.point += 1
 
     def steps(self, batch: Batches, progress: float) -> Iterator[Step]:
+        if int(progress * self.points + 1e-6) != int(self.point) - 1:
+            raise UserError(
+                f"method wise_ft takes a point of its line from each epoch: method.points={self.points} needs as many "
+                "epochs in its stage"
+            )
         self.model.eval()  # Batch-norm statistics belong to the point.
         yield Step(self.losses(self(batch), batch, progress), updates=[])
