@@ -422,6 +422,25 @@ def test_sigterm_is_not_success(tmp_path: Path) -> None:
     assert "tlrun resume" in message
 
 
+def test_an_interrupt_ends_a_run_and_the_whole_sweep(tlrun: Tlrun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tl_runner.run.advanced", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    command = ("trainer=smoke", "trainer.epochs=3", "hydra.run.dir=run")
+    done = tlrun(*command, check=False)
+    assert done.returncode == 130
+    assert done.stderr.strip().endswith(
+        "tlrun: interrupted; `tlrun resume RUN_DIR` goes on from the last epoch"
+    )
+    done = tlrun("-m", *command[:2], "seed=0,1,2", "hydra.sweep.dir=sweep", check=False)
+    assert done.returncode == 130
+    monkeypatch.undo()
+    done = tlrun("resume", "sweep")
+    assert "3 jobs: 3 done" in done.stdout
+    whole = tlrun(*command[:2], "hydra.run.dir=whole")
+    tlrun("resume", "run")
+    work = Path(result_folder(whole)).parent
+    assert (work / "run" / "metrics.csv").read_text() == (work / "whole" / "metrics.csv").read_text()
+
+
 def test_an_exit_that_gets_lost_is_not_success_either(tlrun: Tlrun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python drops what a signal's handler raises while an object is destroyed."""
 

@@ -127,6 +127,12 @@ def fit(
                 # Python drops what a signal's handler raises in a destructor. Lightning then ends with the next
                 # step, with an exception whose exit code is that of success.
                 raise SystemExit(128 + signal.SIGTERM) from stop
+            except SystemExit as stop:
+                if isinstance(stop.__context__, KeyboardInterrupt):
+                    # Lightning makes of it a failure that it does not explain, and is deaf to the next.
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
+                    raise KeyboardInterrupt from stop
+                raise
         if trainer.interrupted:
             raise KeyboardInterrupt
         if ranks.own() == 0:
