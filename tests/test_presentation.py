@@ -345,6 +345,34 @@ def test_predict_through_the_command_line(tlrun: Tlrun, tmp_path: Path) -> None:
     assert table(out)[0]["checkpoint"] == "last"
 
 
+def test_new_images_are_predicted_without_the_source_and_without_labels(tlrun: Tlrun, tmp_path: Path) -> None:
+    """The model knows its classes, and its method what it was built from: a memory of each training sample, too."""
+    image_folders(tmp_path / "photos", ["old", "new"], ["bike", "mug"], each=6)
+    where = ("data=folder", f"data.root={tmp_path / 'photos'}", "data.source=old", "data.target=new")
+    labels = ("data.protocol=split", "data.target_test=0.3", "data.labeled_per_class=1")
+    stage = ("recipe=pretrain_adapt_finetune", "recipe.stages.finetune.method.class_weights=balanced")
+    folder = result_folder(tlrun("trainer=smoke", "method=atdoc", *where, *labels, *stage))
+    shutil.move(tmp_path / "photos" / "old", tmp_path / "gone")
+    latest = tmp_path / "photos" / "the latest"
+    latest.mkdir()
+    for i in range(3):
+        shutil.copy(next((tmp_path / "photos" / "new").rglob("*.png")), latest / f"{i}.png")
+    for n, layout in enumerate(("data.layout={domain}/*", "data.layout.the latest={domain}/*")):
+        out = tmp_path / f"{n}.csv"
+        for stage in ("adapt", "finetune"):
+            tlrun(
+                "predict",
+                str(folder),
+                "data.target=the latest",
+                layout,
+                "--stage",
+                stage,
+                "--output",
+                str(out),
+            )
+            assert [line["name"] for line in table(out)] == [f"the latest/{i}.png" for i in range(3)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [

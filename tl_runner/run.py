@@ -221,9 +221,9 @@ def reopen(folder: Path, config: Config) -> Finished:
     for what, now in (("classes", list(data.info.classes)), ("shape", list(data.info.shape))):
         if told[what] != now:
             raise DataError(f"the run's model knows {what} {told[what]}, and this data has {now}")
-    # A method may remember every sample that it was trained on.
-    sizes = {role: told["rows"].get(role, size) for role, size in data.info.sizes.items()}
-    data = replace(data, info=replace(data.info, sizes=sizes))
+    # The method is built as it was, whatever it is asked of now: it may remember every sample that it was trained on.
+    info = {key: told[key] for key in ("sizes", "domains", "counts") if key in told}
+    data = replace(data, info=replace(data.info, **info))
     return Finished(folder, stages, data, partial(build_model, config, data))
 
 
@@ -239,9 +239,12 @@ def _remember(data: Prepared, folder: Path, resume: bool) -> None:
         "shape": list(data.info.shape),
         "rows": {name: len(rows) for name, rows in {**data.roles, **data.evaluation}.items()},
         "fingerprint": data.fingerprint,
+        "sizes": dict(data.info.sizes),
+        "domains": {role: list(names) for role, names in data.info.domains.items()},
+        "counts": {role: list(counts) for role, counts in data.info.counts.items()},
     }
-    if resume and file.exists() and (before := json.loads(file.read_text())) != told:
-        changed = [k for k, v in told.items() if before.get(k) != v]
+    before = json.loads(file.read_text()) if resume and file.exists() else {}
+    if changed := [k for k, v in before.items() if told.get(k) != v]:
         raise DataError(f"the data has changed since this run began ({', '.join(changed)}): start a new run")
     replace_text(file, json.dumps(told, indent=2))
 

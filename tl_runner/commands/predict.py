@@ -7,15 +7,21 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..errors import UserError
 from ..report import predictions, runs
 from ..search import register
 from ..terminal import Handler
 from ..trust import check_trust
 
+WHOLE = {"source": None, "labeled_per_class": 0, "label_fraction": 0.0, "protocol": "transductive"}
+"""Of `data`, where other samples than the run's are to be predicted: all of them, and they alone."""
+
 EPILOG = """\
 The samples are those that the run was tested on. Other ones of the same classes: name them as in the run's
-command line, e.g. data.target=new_camera data.layout.new_camera='{domain}/*'.
+command line, e.g. data.target=new_camera data.layout='{domain}/*' --output new.csv. Then all of them are predicted,
+and neither the source nor labels are read.
 
 Columns: name, domain, true (empty where unknown), predicted, probability, stage, checkpoint, p_<class> ...
 """
@@ -44,7 +50,8 @@ def main(arguments: list[str], own: list[Path]) -> None:
         "--report", action="store_true", help="also keep what report.html shows, and write it anew"
     )
     told = parser.parse_args(arguments)
-    config, changed = _config(told.run), _changes(told.data)
+    config, changed = _config(told.run), told.data
+    _check(changed)
     if told.report and changed:
         raise UserError("tlrun predict: --report is of the run's own samples; leave out the data.* arguments")
     if told.report and not (told.run / "results.json").is_file():
@@ -54,15 +61,13 @@ def main(arguments: list[str], own: list[Path]) -> None:
     predictions.check_format(told.format)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Handler()])
 
-    from omegaconf import OmegaConf
-
     from ..building import build
     from ..presentation import write_predictions, write_report
     from ..run import reopen
 
     register(own)
     check_trust(config, told.run / "config.yaml")
-    merged: Any = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(changed)))
+    merged = _changed(config, changed)
     run = reopen(told.run, merged)
     stage = told.stage or list(run.stages)[-1]
     pick = told.pick or merged["report"]["checkpoint"]
@@ -78,8 +83,24 @@ def _config(folder: Path) -> dict[str, Any]:
     return dict(run.config)
 
 
-def _changes(given: list[str]) -> list[str]:
-    for change in given:
+def _check(changes: list[str]) -> None:
+    for change in changes:
         if not change.startswith("data.") or "=" not in change:
             raise UserError(f"tlrun predict: expected data.KEY=VALUE, got '{change}'")
-    return given
+
+
+def _changed(config: dict[str, Any], changes: list[str]) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    node = OmegaConf.create(config)
+    for key, value in WHOLE.items():
+        if changes and key in node.data:
+            node.data[key] = value
+    for key, _, text in (change.partition("=") for change in changes):
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:  # `{domain}/*`: braces that make no mapping.
+            value = text
+        OmegaConf.update(node, key, value, force_add=True)
+    merged: Any = OmegaConf.to_container(node)
+    return dict(merged)
