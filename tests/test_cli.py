@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,51 @@ def test_impossible_sizes_and_names(folders: Path, told: Told) -> None:
     assert "unknown {klass}" in told(*on(folders, "data.layout='{domain}/{klass}/*'"))
     if not torch.cuda.is_available():
         assert "no CUDA device" in told("trainer=smoke", "trainer.accelerator=cuda")
+
+
+def test_what_is_wrong_with_a_later_stage_is_said_before_the_first_trains(tmp_path: Path, told: Told) -> None:
+    both = (*FAST, "recipe=pretrain_adapt_finetune", f"hydra.run.dir={tmp_path / 'run'}")
+    message = told(*both)
+    assert "stage finetune: method Finetune reads role 'labeled', which this data lacks" in message
+    labels = (*both, "data.labeled_per_class=2")
+    message = told(*labels, "recipe.stages.finetune.trainer.early_stop=imm")
+    assert "stage finetune: trainer.early_stop: no validator 'imm'; did you mean 'im'?" in message
+    message = told(*labels, "report.checkpoint=entrophy")
+    assert "report.checkpoint: nothing picks 'entrophy'; did you mean 'entropy'?" in message
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_finished_run_is_not_replaced_by_another(tmp_path: Path, tlrun: Tlrun, told: Told) -> None:
+    command = ("trainer=smoke", "trainer.epochs=1", f"hydra.run.dir={tmp_path / 'run'}")
+    tlrun(*command, "method=dann")
+    before = (tmp_path / "run" / "results.json").read_text()
+    message = told(*command, "method=mcc")
+    assert "holds a finished run of another config: choose another hydra.run.dir, or delete it" in message
+    assert (tmp_path / "run" / "results.json").read_text() == before
+    tlrun(*command, "method=dann")  # the same, once more
+
+
+def test_what_cannot_begin_leaves_no_folder(tmp_path: Path, tlrun: Tlrun) -> None:
+    done = tlrun("trainer=smoke", "optim.lr=fast", f"hydra.run.dir={tmp_path / 'runs' / 'a'}", check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("tlrun: The config has 1 problem:")
+    assert not (tmp_path / "runs" / "a").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    tlrun("trainer=smoke", "optim.lr=fast", f"hydra.run.dir={tmp_path / 'mine'}", check=False)
+    assert (tmp_path / "mine" / "notes.txt").exists()
+
+
+def test_a_mistyped_command_and_the_version(tlrun: Tlrun) -> None:
+    done = tlrun("reprot", "outputs", check=False)
+    assert done.returncode == 2
+    assert "there is no command 'reprot'; did you mean 'report'?" in done.stderr
+    assert tlrun("--version").stdout == f"tl-runner {version('tl-runner')}\n"
+
+
+def test_a_layout_may_be_typed_as_it_is(folders: Path, tlrun: Tlrun) -> None:
+    done = tlrun(*on(folders, "data.layout={domain}/{class}/*"))
+    assert "evaluation rows: source_val" in done.stdout
 
 
 def test_malformed_list(tmp_path: Path, told: Told) -> None:

@@ -289,7 +289,7 @@ def test_missing_packages_are_named_before_the_run(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("override", "why"),
     [
-        ("predictions=cvs", "predictions: expected none, csv, parquet, got 'cvs'; did you mean 'csv'?"),
+        ("predictions=cvs", "predictions: expected none, csv, parquet, got 'cvs'"),
         ("report.embedding=tnse", "report.embedding: input should be 'tsne', 'umap' or 'none', got 'tnse'"),
         ("report.rows=-1", "report.rows: input should be greater than or equal to 0"),
         ("+report.dpi=3", "report.dpi: Reporting has no argument 'dpi'"),

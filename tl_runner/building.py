@@ -16,13 +16,15 @@ from . import trained
 from .data.augment import Augment
 from .data.domains import Prepared
 from .data.loader import key
-from .errors import UserError
+from .errors import UserError, nearest
 from .methods.base import Builder
 from .methods.builders import classes
 from .methods.combined import Combined, Extra
 from .nn.model import Model
 from .parts import of_extra
+from .reporting import Reporting
 from .stage import Stage
+from .validators import LABELLED
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,23 @@ def check_start(stages: Mapping[str, Stage], init_from: str | None) -> None:
                 f"method {method.__name__} adapts a trained model, and stage '{first.name}' has none to start "
                 "from: add recipe=source_free, which trains one on the source first, or init_from=RUN_DIR"
             )
+
+
+def check_picks(stages: Mapping[str, Stage], reporting: Reporting) -> None:
+    """Whether what is to stop a stage, and what is to be reported of it, can be among what picks its epochs.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    every: set[str] = set()
+    for name, stage in stages.items():
+        known = {*stage.validators, *LABELLED}
+        every |= known
+        if (stop := stage.trainer.early_stop) is not None and stop not in known:
+            raise UserError(f"stage {name}: trainer.early_stop: no validator '{stop}'{nearest(stop, known)}")
+    if reporting.checkpoint not in (every := every | {"last", "oracle"}):
+        hint = nearest(reporting.checkpoint, every)
+        raise UserError(f"report.checkpoint: nothing picks '{reporting.checkpoint}'{hint}")
 
 
 def prepare(config: Config, stages: Mapping[str, Stage], known: tuple[str, ...] | None = None) -> Prepared:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import signal
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, UserError
+from .errors import ConfigError, UserError, nearest
 from .search import config_dir, groups, own_configs, register
 
 HELP = """\
@@ -88,6 +90,11 @@ def _obey(arguments: list[str], others: list[str], own: list[Path]) -> None:
             compose_and_run(again, own)
     elif others[:1] in (["-h"], ["--help"], ["help"]):
         print(HELP.format(groups=_groups([config_dir(), *own])))
+    elif others == ["--version"]:
+        print(f"tl-runner {version('tl-runner')}")
+    elif others and re.fullmatch(r"[a-z]+", others[0]):
+        hint = nearest(others[0], COMMANDS)
+        raise ConfigError([f"there is no command '{others[0]}'{hint}; a setting is KEY=VALUE"])
     else:
         compose_and_run(arguments, own)
 
@@ -122,19 +129,34 @@ def compose_and_run(arguments: list[str], own: list[Path]) -> None:
     sys.argv = [sys.argv[0], *arguments]
     # Errors reach main(), which prints a sentence for those of the user's making.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    wrong: list[UserError] = []
+
+    def job(config: Any) -> float | None:
+        try:
+            return _job(config)
+        except UserError as error:
+            if _multirun():
+                raise
+            wrong.append(error)  # Hydra would print a line of its own before it.
+            if isinstance(error, ConfigError):
+                _forget()
+            return None
+
     try:
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_job)()
+        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)()
     except Exception:
         _after_sweep()
         raise
     _after_sweep()
+    if wrong:
+        raise wrong[0]
 
 
 def _after_sweep() -> None:
     """Compare what a sweep has left, say what has become of its jobs, and whether that is good."""
     from .sweep import SweepFolder
 
-    if SweepFolder.folder is None:
+    if SweepFolder.folder is None or not SweepFolder.folder.is_dir():
         return
     from .commands.report import after_sweep
     from .commands.status import show_sweep
@@ -163,19 +185,38 @@ def _folder_name(overrides: list[str]) -> str:
     return name or "job"
 
 
+def _multirun() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _forget() -> None:
+    """Remove the folder that Hydra has made for a run that never began, if it holds nothing else."""
+    from hydra.core.hydra_config import HydraConfig
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if {file.name for file in folder.iterdir()} <= {".hydra", ".lock", "run.log", "status.json"}:
+        shutil.rmtree(folder)
+
+
 def _job(config: Any) -> float | None:
     """A single run; what it returns, another library's sweeper may maximise. Our launchers run `jobs`."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     from .jobs import ready
-    from .status import digest, locked, recorded
+    from .status import digest, done, locked, recorded
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder, multirun = Path(HydraConfig.get().runtime.output_dir), _multirun()
     with locked(folder):
         plain: Any = OmegaConf.to_container(config, resolve=True)
-        plain = ready(plain, HydraConfig.get().mode == RunMode.MULTIRUN)
+        plain = ready(plain, multirun)
+        if not multirun and done(folder) not in (None, digest(plain)):
+            raise UserError(
+                f"{folder} holds a finished run of another config: choose another hydra.run.dir, or delete it"
+            )
         with recorded(folder, digest(plain)):
             from .run import run
 

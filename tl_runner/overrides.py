@@ -47,6 +47,19 @@ def written_out(override: str, chosen: Collection[str], known: Collection[str]) 
     return f"{'' if choice in chosen else '+'}{choice}={value}"
 
 
+def quoted(override: str) -> str:
+    """A value with `{domain}` in it as a text: to Hydra, braces are a mapping.
+
+    >>> quoted("data.layout={domain}/{class}/*")
+    'data.layout="{domain}/{class}/*"'
+    >>> quoted("data.layout={default: '{domain}/*'}")
+    "data.layout={default: '{domain}/*'}"
+    """
+    key, _, value = override.partition("=")
+    bare = re.search(r"(?<!\$)\{\w+\}", value) and not re.match(r"""\s*(['"\[]|\{[^{}]*:)""", value)
+    return f'{key}="{value}"' if bare and '"' not in value else override
+
+
 def unfolded(override: str, options: Mapping[str, Collection[str]], sweep: bool) -> str:
     """`experiment=tour/office31`, a folder, as the experiments in it.
 

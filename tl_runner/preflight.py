@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from .errors import ConfigError, nearest
-from .overrides import of_stage, unfolded, written_out
+from .overrides import of_stage, quoted, unfolded, written_out
 from .parts import check_names, stages
 from .schema import ROOT, SWEEP_ONLY, check_plugin, check_root
 from .search import config_dir, groups, own_configs
@@ -56,7 +56,7 @@ def preflight(arguments: list[str]) -> list[str]:
             where.append(i)
     full = list(arguments)
     for i in where:
-        full[i] = unfolded(arguments[i], options, multirun)
+        full[i] = unfolded(quoted(arguments[i]), options, multirun)
     of_stages = [i for i in where if of_stage(full[i])]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         problems, good, configs = _compose([full[i] for i in where if i not in of_stages], multirun)

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from . import ranks
-from .building import Config, build, build_model, build_stage, check_start, prepare, sample_shape
+from .building import Config, build, build_model, build_stage, check_picks, check_start, prepare, sample_shape
 from .callbacks import Watcher, as_csv
 from .data.domains import Prepared
 from .environment import environment, keep_memory
@@ -32,7 +32,7 @@ from .reporting import Reporting
 from .schema import check
 from .scoring import Row
 from .selection import scored_by, sees_target_labels, value_of
-from .stage import Stage, fit, source_accuracy
+from .stage import Stage, fit, part, source_accuracy
 from .status import advanced
 from .types import DataInfo
 
@@ -81,10 +81,13 @@ def run(
     stages = {name: build_stage(name, config) for name in config["recipe"]["stages"]}
     check_start(stages, config["init_from"])
     reporting: Reporting = build(config["report"])
+    check_picks(stages, reporting)
 
     count, device = _devices(stages, config, devices)
 
     data = _data(config, stages)
+    for stage in stages.values():
+        part(stage, data)
     if count > 1 and any(rows.units != len(rows) for rows in data.roles.values()):
         raise UserError("trainer.devices: sentences, whose rows are words, cannot be divided; set it to 1")
     _describe(config, data)

@@ -52,8 +52,7 @@ def check_root(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"init_parts: expected some of {', '.join(PARTS)}, got {parts!r}")
     wanted = config.get("predictions")
     if wanted not in PREDICTIONS:
-        hint = nearest(wanted, PREDICTIONS) if isinstance(wanted, str) else ""
-        problems.append(f"predictions: expected {', '.join(PREDICTIONS)}, got {wanted!r}{hint}")
+        problems.append(f"predictions: expected {', '.join(PREDICTIONS)}, got {wanted!r}")
     elif wanted == "parquet" and importlib.util.find_spec("pyarrow") is None:
         problems.append("predictions=parquet needs pyarrow: pip install 'tl-runner[parquet]', or write csv")
     if not isinstance(retry := (config.get("sweep") or {}).get("retry_failed", True), bool):

@@ -71,6 +71,20 @@ class Stage:
         return cached_backbone(model, data, self.method, self.augment, folder, device)
 
 
+def part(stage: Stage, data: Prepared) -> Prepared:
+    """What a stage sees of the data: where a method must do without the source, all but that.
+
+    Raises:
+        UserError: if the data lacks a role that the stage reads.
+    """
+    kinds = classes(stage.method)
+    if any(kind.source_free for kind in kinds):
+        data = data.only(*({*data.roles, *data.evaluation} - {"source", "source_val"}))
+    for kind in kinds:
+        roles.check(stage.name, kind, data)
+    return data
+
+
 def fit(
     stage: Stage,
     model: Model,
@@ -90,13 +104,10 @@ def fit(
     Raises:
         UserError: if the data lacks a role, or a setting does not fit.
     """
-    if any(method.source_free for method in classes(stage.method)):
-        data = data.only(*({*data.roles, *data.evaluation} - {"source", "source_val"}))
+    data = part(stage, data)
     device = stage.trainer.device()
     pl.seed_everything(key(stage.seed, stage.name, "method") % 2**32, verbose=False)
     stage.tuning.apply(model)
-    for kind in classes(stage.method):
-        roles.check(stage.name, kind, data)
     table = parameter_table(model)
     log.info("%s", shown(table))
     with stage.cached(model, data, device) as prepared, ExitStack() as parts:

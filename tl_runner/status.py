@@ -101,6 +101,12 @@ def recorded(folder: Path, digest: str = "") -> Iterator[None]:
     ended("done")
 
 
+def done(folder: Path) -> str | None:
+    """The digest of the finished run that a folder holds, if it does."""
+    found = told(folder)
+    return str(found.get("config")) if found.get("state") == "done" else None
+
+
 def await_start(folder: Path, digest: str) -> None:
     """Write down that a run is to begin, if nothing is known of it yet."""
     if not (folder / NAME).exists():

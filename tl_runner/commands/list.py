@@ -30,7 +30,11 @@ def describe(file: Path) -> tuple[str, str]:
     for root in (PACKAGE.parent, *map(Path, sys.path)):
         path = root / f"{module.replace('.', '/')}.py"
         if path.is_file():
-            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            try:
+                body = ast.parse(path.read_text(encoding="utf-8")).body
+            except SyntaxError as error:
+                return f"cannot be read: {path}, line {error.lineno}: {error.msg}", ""
+            for node in body:
                 if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
                     paragraphs = (ast.get_docstring(node) or "").split("\n\n")
                     cited = " ".join(paragraphs[1].split()) if len(paragraphs) > 1 else ""

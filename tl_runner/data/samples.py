@@ -153,9 +153,10 @@ def unify_classes(
         if extra or lacking:
             parts = [f"has classes that {', '.join(labelled_by)} lacks: {extra}"] if extra else []
             parts += [f"lacks classes: {lacking}"] if lacking else []
+            may_lack = "partial (target may lack classes) or " if not extra and label_set == "closed" else ""
             raise DataError(
                 f"domain '{name}' {' and '.join(parts)}. Classes are matched by name; rename the folders, or "
-                "set data.label_set=partial (target may lack classes) or shared (keep what all have)"
+                f"set data.label_set={may_lack}shared (keep what all have)"
                 + (", or init_parts=[backbone,neck] to start with a new head" if model else "")
             )
     return model or tuple(sorted(known))
