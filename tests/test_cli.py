@@ -372,6 +372,28 @@ def test_help_names_every_group_and_option(tlrun: Tlrun) -> None:
     assert len(text.splitlines()) <= 48, "one screen"
 
 
+def test_a_module_of_ones_own_that_python_cannot_read_is_listed(tmp_path: Path, tlrun: Tlrun) -> None:
+    (tmp_path / "work" / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "work" / "mine.py").write_text("frm torch import nn\n")
+    (tmp_path / "work" / "conf" / "method" / "mine.yaml").write_text("_target_: mine.Mine\n")
+    done = tlrun("list", "methods", env={**os.environ, "COLUMNS": "200"})
+    assert "mine.py, line 1: invalid syntax" in done.stdout
+
+
+def test_the_folder_of_a_job_tells_what_it_can() -> None:
+    short = cli._folder_name(
+        ["method=mmd", "+method.extra=[mcc]", "tuning@recipe.stages.a.tuning=lora", "launcher=joblib"]
+    )
+    assert short == "method.extra=[mcc],method=mmd,recipe.stages.a.tuning=lora"
+    long = [*(f"some.very.long.place.in.the.config.option{i}={i}" for i in range(6)), "validators=fast"]
+    name = cli._folder_name(long)
+    assert name.startswith("option0=0,option1=1,")
+    assert ",validators=fast," in name
+    assert name == cli._folder_name(long[::-1])
+    assert name != cli._folder_name([*long[:-1], "validators=default"])
+    assert len(cli._folder_name([f"a.b{i}={'x' * 50}" for i in range(9)])) < 200
+
+
 @pytest.mark.parametrize("group", [g for g in CONFIGS if not g.startswith(("hydra", "paths"))])
 def test_list(group: str, tlrun: Tlrun) -> None:
     text = tlrun("list", group, env={**os.environ, "COLUMNS": "200"}).stdout

@@ -179,9 +179,13 @@ def _folder_name(overrides: list[str]) -> str:
     """
     # Where Hydra puts a choice, and that it adds a key, is no reader's concern.
     kept = sorted(o for o in overrides if not re.match(r"\+*(sweep|launcher)[.=]", o))
-    name = re.sub(r"(^|,)\++", r"\1", re.sub(r"[\w/]+@", "", ",".join(kept))).replace("/", "+")
-    if len(name) > 200:
-        name = f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    parts = [re.sub(r"^\++", "", re.sub(r"[\w/]+@", "", o)).replace("/", "+") for o in kept]
+    name = ",".join(parts)
+    if len(name) > 200:  # Then the last word of each key has to do, so that as many as can be are told.
+        short = ",".join(
+            f"{key.rpartition('.')[2]}={value}" for key, _, value in (p.partition("=") for p in parts)
+        )
+        name = f"{short[:180]},{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     return name or "job"
 
 

@@ -33,7 +33,7 @@ def describe(file: Path) -> tuple[str, str]:
             try:
                 body = ast.parse(path.read_text(encoding="utf-8")).body
             except SyntaxError as error:
-                return f"cannot be read: {path}, line {error.lineno}: {error.msg}", ""
+                return f"cannot be read: {path.name}, line {error.lineno}: {error.msg}", ""
             for node in body:
                 if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
                     paragraphs = (ast.get_docstring(node) or "").split("\n\n")
