@@ -97,11 +97,12 @@ def fit(
     stage.tuning.apply(model)
     for kind in classes(stage.method):
         roles.check(stage.name, kind, data)
-    table = parameter_table(model)
-    log.info("%s", shown(table))
+    backbone = model.backbone
     with stage.cached(model, data, device) as prepared, ExitStack() as parts:
         stage = replace(stage, validators=usable(stage.validators, prepared))
         method = stage.method(model, prepared.info)
+        table = parameter_table(model, backbone)  # Only now: methods freeze parts too.
+        log.info("%s", shown(table))
         roles.check(stage.name, method, data)
         roles.warn_of_small(stage.trainer.sizes(method.roles), data)
         if stage.trainer.shard and ranks.count() > 1 and any(True for _ in model.backbone.parameters()):
