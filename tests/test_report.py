@@ -85,6 +85,7 @@ def test_page_shows_everything_there_is(tmp_path: Path) -> None:
         "mmd: a → b",
         "Stage adapt: mmd",
         "Accuracy over epochs, and which epoch each criterion picks",
+        "What each pick reaches on the target; percent, but for ece",
         "Confusion matrix",
         "Accuracy of each class",
         "Reliability",
