@@ -27,7 +27,8 @@ from conftest import (
 from tl_runner.run import run
 from tl_runner.schema import check
 from tl_runner.search import config_dir
-from tl_runner.signatures import _parameters
+from tl_runner.signatures import _parameters, located
+from tl_runner.trust import _NAMED
 
 
 def needs(method: str) -> list[str]:
@@ -86,6 +87,14 @@ def smoke(folder: Path, *overrides: str, data: bool = True) -> dict[str, Any]:
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
     assert len(rows) == sum(stage["epochs"] for stage in results["stages"].values())
     return results
+
+
+def test_configs_name_our_classes_where_they_are() -> None:
+    named = {t for file in config_dir().rglob("*.yaml") for t in _NAMED.findall(file.read_text())}
+    ours = {target: located(target) for target in named if target.startswith("tl_runner.")}
+    assert {target: f"{found.__module__}.{found.__qualname__}" for target, found in ours.items()} == {
+        target: target for target in ours
+    }
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

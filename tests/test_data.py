@@ -156,6 +156,8 @@ LISTS: dict[str, tuple[str, str]] = {
         "path,label,domain\ncat/a b.png,0,art\ndog/e.png,1,other\ncat/c.png,0,art\ndog/d.png,1,art\n",
     ),
     "csv-bom": ("all.csv", "\ufeffpath,label\ncat/a b.png,0\ncat/c.png,0\ndog/d.png,1\n"),
+    "txt-bom": ("art.txt", "\ufeffcat/a b.png 0\ncat/c.png 0\ndog/d.png 1\n"),
+    "csv-of-a-mac": ("all.csv", "path,label\rcat/a b.png,0\rcat/c.png,0\rdog/d.png,1\r"),
     "tsv": ("all.tsv", "label\tpath\n0\tcat/a b.png\n0\tcat/c.png\n1\tdog/d.png\n"),
 }
 
@@ -195,7 +197,13 @@ def test_a_table_without_labels(listed: Path) -> None:
 MALFORMED: dict[str, tuple[str, str, str]] = {
     "txt": ("l.txt", "cat/c.png 0\n\nlonely.png\n", r"l\.txt:3: expected 'path label', got 'lonely.png'"),
     "csv-too-few": ("l.csv", "path,label\ncat/c.png,0\ndog/d.png\n", r"l\.csv:3: expected 2 fields"),
-    "csv-no-path": ("l.csv", "path,label\n,0\n", r"l\.csv:2: expected 2 fields"),
+    "csv-no-path": ("l.csv", "path,label\n,0\n", r"l\.csv:2: has no path"),
+    "csv-quote": ("l.csv", 'path,label\ncat/c.png,0\n"dog/d.png,1\n', r"l\.csv:3: is no row of a table"),
+    "csv-no-label": (
+        "l.csv",
+        "path,label\ncat/c.png,0\ndog/d.png,\n",
+        r"^dog/d\.png: has no label, and others of domain 'art' have",
+    ),
     "csv-too-many": ("l.csv", "path,label\ncat/c.png,0\ndog/d.png,1,2\n", r"l\.csv:3: expected 2 fields"),
     "csv-after-a-blank-line": (
         "l.csv",
@@ -218,6 +226,17 @@ def test_a_malformed_list_names_file_and_line(listed: Path, name: str, text: str
     (listed / name).write_text(text)
     with pytest.raises(DataError, match=says):
         Lists(str(listed), name).read("art")
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("l.csv", "cat/c.png,caf\u00e9\n"), ("l.txt", "cat/c.png caf\u00e9\n")]
+)
+def test_lists_in_another_encoding(listed: Path, name: str, line: str) -> None:
+    head = "path,label\n" if name == "l.csv" else "cat/c.png x\n"
+    (listed / name).write_text(head + line, encoding="latin-1")
+    with pytest.raises(DataError, match=rf"{name}:2: is not utf-8 \(byte 0xe9\); set data\.encoding"):
+        Lists(str(listed), name).read("art")
+    assert "caf\u00e9" in Lists(str(listed), name, encoding="latin-1").read("art").classes
 
 
 def test_a_missing_list_is_named(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ import pytest
 import torch
 from conftest import Tlrun, composed, image_folders, result_folder
 from hydra.utils import instantiate
-from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+from sklearn.metrics import f1_score, precision_recall_fscore_support, recall_score, roc_auc_score
 from torchmetrics import Metric
 
 from tl_runner.metrics import AUROC, Support, evaluate
+from tl_runner.report.summary import averages
 from tl_runner.run import run
 
 
@@ -61,6 +62,35 @@ def test_auroc_in_batches_is_that_of_all() -> None:
     for rows in torch.arange(200).split(64):
         metric.update(logits[rows], y[rows])
     assert float(metric.compute()) == pytest.approx(float(AUROC(4)(logits, y)), abs=1e-12)
+
+
+@pytest.mark.parametrize("group", ["default", "entities", "report"])
+def test_means_over_classes_are_of_those_that_there_are(group: str) -> None:
+    """Class 2 is predicted and has no true row, class 3 is neither."""
+    y, predicted = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 1, 2])
+    node = composed(f"metrics={group}")["metrics"]
+    means = instantiate(
+        {name: node[name] for name in {"class_mean", "macro_f1", "weighted_f1"} & node.keys()}
+    )
+    found = evaluate(means, 9 * torch.eye(4)[predicted], y)
+    options: dict[str, Any] = {"labels": [0, 1], "average": "macro"}
+    expected = {
+        "class_mean": recall_score(y, predicted, **options),
+        "macro_f1": f1_score(y, predicted, **options),
+        "weighted_f1": f1_score(y, predicted, labels=[0, 1], average="weighted"),
+    }
+    assert expected["class_mean"] == 0.75
+    assert found == pytest.approx({name: expected[name] for name in means})
+
+
+def test_the_mean_of_f1_is_that_of_the_table_of_classes() -> None:
+    """Both of one run, of which a class is predicted and has no true row."""
+    logits, y = drawn(5)
+    kept = y < 3
+    found = evaluate(instantiate(composed("metrics=report")["metrics"]), logits[kept], y[kept])
+    shown = ("precision", "recall", "f1", "support")
+    classes = {str(k): {name: found[f"{name}/{k}"] for name in shown} for k in range(5)}
+    assert found["macro_f1"] == pytest.approx(averages(classes)["macro"]["f1"])
 
 
 @pytest.mark.parametrize("classes", [2, 6])

@@ -277,6 +277,15 @@ def test_backbones_build(build: Any, shape: tuple[int, ...], width: int | None) 
         assert net.train(mode)(x).shape == (2, net.num_features)
 
 
+@pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")
+@pytest.mark.parametrize(("name", "size", "features"), [("googlenet", 32, 1024), ("inception_v3", 75, 2048)])
+def test_networks_with_auxiliary_heads_train_without_them(name: str, size: int, features: int) -> None:
+    """In training, torchvision's own would put out a tuple."""
+    net = backbones.torchvision(name, "none", shape=(3, size, size)).train()
+    assert net(torch.rand(2, 3, size, size)).shape == (2, features)
+    assert not [n for n, _ in net.named_parameters() if "aux" in n.lower()]
+
+
 def test_a_torchvision_network_without_a_linear_layer_is_refused_in_a_sentence() -> None:
     with pytest.raises(UserError, match="squeezenet1_1"):
         backbones.torchvision("squeezenet1_1", "none", shape=(3, 64, 64))

@@ -85,6 +85,7 @@ def test_page_shows_everything_there_is(tmp_path: Path) -> None:
         "mmd: a → b",
         "Stage adapt: mmd",
         "Accuracy over epochs, and which epoch each criterion picks",
+        "What each pick reaches on the target; percent, but for ece",
         "Confusion matrix",
         "Accuracy of each class",
         "Reliability",
@@ -172,6 +173,31 @@ def test_without_outputs_it_says_how_to_make_them(tmp_path: Path) -> None:
     seen = Reader(page.write(reported(tmp_path / "run")))
     assert f"`tlrun predict {tmp_path / 'run'} --report` computes them" in seen.text
     assert "Losses" in seen.text
+
+
+@pytest.mark.parametrize(
+    ("picks", "said"),
+    [
+        (["last", "im"], "No criterion sees a label of the target."),
+        (["last", "oracle"], "seen by the oracle (all, as in most papers), and by no other criterion."),
+        (
+            ["last", "labeled_val"],
+            "seen by labeled_val (those that the run was given, of rows held out), and by no",
+        ),
+        (["last", "labeled_val", "oracle"], "as in most papers) and labeled_val (those"),
+    ],
+)
+def test_criteria_that_see_labels_of_the_target_are_named(
+    picks: list[str], said: str, tmp_path: Path
+) -> None:
+    folder = reported(tmp_path / "run", picks=dict.fromkeys(picks, 0.5))
+    if given := "labeled_val" in picks:
+        table = (folder / "metrics.csv").read_text().replace("val/im", "val/labeled_val")
+        (folder / "metrics.csv").write_text(table)
+    text = Reader(page.write(folder)).text
+    assert said in text
+    assert ("without its labels (but for labeled_val, which has some); higher" in text) == given
+    assert ("without its labels; higher" in text) == (not given)
 
 
 def test_many_classes_and_few_rows_are_said(tmp_path: Path) -> None:

@@ -230,6 +230,15 @@ def test_a_criterion_that_some_runs_lack(folders: Path) -> None:
 # What a reader sees
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_criteria_that_read_labels_are_named(given: bool, tmp_path: Path) -> None:
+    labelled = {"labeled_val": [0.1, 0.2, 0.3]} if given else {}
+    scripted(tmp_path / "a", [0.1, 0.2, 0.3], **labelled)
+    *_, note = tables(study(find([tmp_path])))[0].notes
+    assert note.endswith("labeled_val those that runs were given of held-out target rows.") == given
+    assert note.endswith("source_val reads source labels, oracle target labels.") != given
+
+
 def test_tables(folders: Path) -> None:
     made = tables(study(find([folders])))
     assert [t.title.split(":")[0] for t in made] == [

@@ -176,6 +176,7 @@ def test_tables_json_lines_and_folders_are_the_same_texts(tmp_path: Path) -> Non
         ("t.csv", "text,label\nx,pos,more\n", r"t\.csv:2: expected 2 fields"),
         ("t.csv", "body,label\nx,pos\n", r"t\.csv:2: expected a text in 'text'; its fields are body, label"),
         ("t.csv", "text,label\nx,pos\ny,\n", r"t\.csv:3: has no label"),
+        ("t.csv", 'text,label\n"x\ny",pos\n\n\n"z\n",\n', r"t\.csv:6: has no label"),
         ("t.csv", "text,label,split\nx,pos,dev\n", r"t\.csv:2: 'dev' is no split"),
         ("t.csv", "text,label,domain\nx,pos,bok\n", "no row of domain 'book'; did you mean 'bok'"),
         ("t.jsonl", '{"text": "x", "label": "pos"}\n{"text": \n', r"t\.jsonl:2: is no JSON"),

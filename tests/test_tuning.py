@@ -86,7 +86,7 @@ def test_blocks_hold_every_parameter_once(name: str) -> None:
         assert len(found) > 1
 
 
-@pytest.mark.parametrize("name", [n for n in NETS if n != "googlenet-torchvision"])
+@pytest.mark.parametrize("name", NETS)
 def test_blocks_are_in_the_order_of_the_forward_pass(name: str) -> None:
     """Told by hooks: no layer of a block runs before the block ahead of it has begun."""
     build, shape = NETS[name]
@@ -559,6 +559,16 @@ def test_every_tuning_goes_with_any_method(
     assert train <= every
     # A frozen backbone is replaced by its features.
     assert any(n.startswith(B) for n in seen[0]["state"]) == (not frozen)
+
+
+@pytest.mark.parametrize("tuning", ["full", "frozen"])
+def test_what_the_method_freezes_is_told_as_frozen(tuning: str, tmp_path: Path) -> None:
+    """SHOT freezes the head; a frozen backbone is its cached features by then, and counts all the same."""
+    config = composed("trainer=smoke", "method=shot", "recipe=source_free", f"tuning={tuning}", "report=none")
+    pretrain, adapt = (stage["parameters"] for stage in run(config, tmp_path)["stages"].values())
+    assert pretrain["head"][0] == pretrain["head"][1] == adapt["head"][1] > 0
+    assert adapt["head"][0] == 0
+    assert adapt["backbone"] == [93_472 if tuning == "full" else 0, 93_472]
 
 
 def test_nothing_left_to_train(tmp_path: Path) -> None:

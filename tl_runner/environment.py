@@ -56,8 +56,12 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def environment(data_fingerprint: str) -> dict[str, Any]:
-    """What a reader needs to judge or repeat the numbers."""
+def environment(data_fingerprint: str, device: torch.device) -> dict[str, Any]:
+    """What a reader needs to judge or repeat the numbers.
+
+    Args:
+        device: that was computed on: a GPU that stood idle is not in it.
+    """
 
     def git(*command: str) -> str | None:
         try:
@@ -82,7 +86,7 @@ def environment(data_fingerprint: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         # Of the folder the run was started in: the user's code, not this package's.
         "git": {"revision": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))},
         "data": data_fingerprint,

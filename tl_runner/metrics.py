@@ -33,8 +33,8 @@ def evaluate(
         about: the names of the `classes`; the `sentences` that rows belong to where they are words, else None.
 
     Returns:
-        Values by name; fractions, not percent. Of a metric with a value for each class, `<name>/<class index>`.
-        Values that these labels leave undefined are left out.
+        Values by name; fractions, not percent. Of a metric with a value for each class, `<name>/<class index>`;
+        torchmetrics gives a class without true rows 0. Values that these labels leave undefined are left out.
     """
     p = logits.float().softmax(1).cpu()
     found: dict[str, float] = {}
@@ -82,6 +82,29 @@ class AUROC(Metric):
         return (above / (positive * negative))[(positive > 0) & (negative > 0)].mean()
 
 
+class ClassMean(MulticlassStatScores):
+    """Recall (which is a class's accuracy) or F1, averaged over the classes that there are.
+
+    TP / (TP + FN), or 2 TP / (2 TP + FP + FN). torchmetrics' macro averages count a class that is predicted but has no
+    true row as 0, whose score no model can raise. In [0, 1].
+
+    Args:
+        num_classes: K.
+        score: which of the two.
+    """
+
+    def __init__(self, num_classes: int, score: Literal["recall", "f1"] = "recall") -> None:
+        super().__init__(num_classes, average="none")
+        self.score = score
+
+    def compute(self) -> Tensor:
+        right, wrongly, _, _, support = super().compute().double().T
+        values: Tensor = (
+            right / support if self.score == "recall" else 2 * right / (support + right + wrongly)
+        )
+        return values[support > 0].mean()
+
+
 class Support(MulticlassStatScores):
     """Number of samples of each class.
 
@@ -107,7 +130,8 @@ class Entities(Metric):
         num_classes: K.
         classes: names of the classes: O, or B- or I- and a type.
         sentences: (N,) which rows, in their order, make a sentence.
-        score: which of the three. average: over entities (`micro`), or over their types (`macro`).
+        score: which of the three. average: over entities (`micro`), or over their types (`macro`; a type that is
+            predicted and has no true entity counts as 0, as seqeval has it).
 
     Raises:
         UserError: if the rows are no words, the classes no such tags, or seqeval is not installed.

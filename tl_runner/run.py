@@ -113,7 +113,7 @@ def run(
             "sees_target_labels": sees,
         },
         "seconds": round(time.perf_counter() - started, 3),
-        "environment": environment(data.fingerprint),
+        "environment": environment(data.fingerprint, device),
         "config": config,
     }
     replace_text(folder / "results.json", json.dumps(results, indent=2))

@@ -108,11 +108,12 @@ def fit(
     device = stage.trainer.device()
     pl.seed_everything(key(stage.seed, stage.name, "method") % 2**32, verbose=False)
     stage.tuning.apply(model)
-    table = parameter_table(model)
-    log.info("%s", shown(table))
+    backbone = model.backbone
     with stage.cached(model, data, device) as prepared, ExitStack() as parts:
         stage = replace(stage, validators=usable(stage.validators, prepared))
         method = stage.method(model, prepared.info)
+        table = parameter_table(model, backbone)  # Only now: methods freeze parts too.
+        log.info("%s", shown(table))
         roles.check(stage.name, method, data)
         roles.warn_of_small(stage.trainer.sizes(method.roles), data)
         if stage.trainer.shard and ranks.count() > 1 and any(True for _ in model.backbone.parameters()):
@@ -154,7 +155,7 @@ def fit(
         history.rows,
         picks(history.rows, chosen.picked, data.info.classes),
         _timing(history, device),
-        {part: [train, total] for part, train, total in table},
+        {name: [train, total] for name, train, total in table},
     )
     return fitted
 

@@ -223,15 +223,20 @@ def _listed(parts: list[Block]) -> str:
     return f" {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"
 
 
-def parameter_table(model: Model) -> list[tuple[str, int, int]]:
-    """(part, trainable parameters, all parameters) for backbone, neck and head."""
+def parameter_table(model: Model, backbone: nn.Module | None = None) -> list[tuple[str, int, int]]:
+    """(part, trainable parameters, all parameters) for backbone, neck and head.
+
+    Args:
+        backbone: counted instead of the model's, which may be its cached features.
+    """
+    parts = {**dict(model.named_children()), **({} if backbone is None else {"backbone": backbone})}
     return [
         (
             name,
             sum(p.numel() for p in part.parameters() if p.requires_grad),
             sum(p.numel() for p in part.parameters()),
         )
-        for name, part in model.named_children()
+        for name, part in parts.items()
     ]
 
 

@@ -59,6 +59,7 @@ def main(arguments: list[str], own: list[Path]) -> None:
 
     import rich
 
+    from ..building import build
     from ..diagnosis import Settings, ranked
     from ..environment import environment
     from ..report.diagnosis import as_json, page, show
@@ -75,12 +76,13 @@ def main(arguments: list[str], own: list[Path]) -> None:
         raise UserError(
             "tlrun diagnose: this data is vectors, which are compared as they are: name no more than one model"
         )
+    device = build(candidates[0].config["trainer"]).device()
     found = ranked([_diagnose(candidate, settings, options.labels) for candidate in candidates])
     folder.mkdir(parents=True, exist_ok=True)
     written = {
         "diagnoses": [as_json(d) for d in found],
         "settings": asdict(settings),
-        "environment": environment(candidates[0].data.fingerprint),
+        "environment": environment(candidates[0].data.fingerprint, device),
         "configs": configs,
     }
     replace_text(folder / "diagnosis.json", json.dumps(written, indent=2))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -12,7 +10,7 @@ from typing import Any
 
 from ..errors import DataError, nearest
 from .folders import Folders, split_name
-from .reading import missing, read_text
+from .reading import missing, read_text, table
 from .samples import Samples, from_labels
 
 FIELDS = ("text", "label", "domain", "split")
@@ -59,21 +57,18 @@ class TextTable:
         if not found:
             listed = ", ".join(self.files)
             raise DataError(f"{listed}: no row of domain '{domain}'{nearest(domain, domains - {''})}")
-        labels = [row["label"] for row in found]
-        if any(labels) and not all(labels):
-            raise DataError(f"{names[labels.index('')]}: has no label, and others of domain '{domain}' have")
         splits = [split_name(row["split"] or "train", name) for row, name in zip(found, names, strict=True)]
         return from_labels(
             domain,
             names,
-            labels if any(labels) else None,
+            [row["label"] for row in found],
             splits if len(set(splits)) > 1 else None,
             texts=[row["text"] for row in found],
         )
 
     def _rows(self, file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         text = read_text(file, self.encoding)
-        rows = _json_lines(file, text) if file.suffix in (".jsonl", ".ndjson") else _table(file, text)
+        rows = _json_lines(file, text) if file.suffix in (".jsonl", ".ndjson") else table(file, text)
         for line, row in rows:
             if not isinstance(row.get(self.fields["text"]), str):
                 raise DataError(
@@ -102,20 +97,6 @@ def _json_lines(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]
                     f"{file}:{number}: expected an object with text and label, got {line.strip()[:60]}"
                 )
             yield number, row
-
-
-def _table(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text), delimiter="\t" if file.suffix == ".tsv" else ",", strict=True)
-    before = 1
-    try:
-        for row in reader:
-            number, before = before + 1, reader.line_num
-            if None in row or None in row.values():
-                header = reader.fieldnames or []
-                raise DataError(f"{file}:{number}: expected {len(header)} fields ({', '.join(header)})")
-            yield number, row
-    except csv.Error as error:
-        raise DataError(f"{file}:{before + 1}: is no row of a table ({error})") from error
 
 
 class TextFolders:

@@ -285,7 +285,7 @@ class ListData(DomainData):
     """A data set in list files or tables.
 
     Args:
-        root, files, class_from, source_url: as for `Lists`.
+        root, files, class_from, source_url, encoding: as for `Lists`.
         options: as for `DomainData`.
     """
 
@@ -295,6 +295,7 @@ class ListData(DomainData):
         files: str | list[str],
         class_from: Literal["label", "folder"] = "label",
         source_url: str | None = None,
+        encoding: str = "utf-8",
         **options: Any,
     ) -> None:
-        super().__init__(Lists(root, files, class_from, source_url), **options)
+        super().__init__(Lists(root, files, class_from, source_url, encoding), **options)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 from ..errors import DataError, nearest
+from .reading import read_text, table
 from .samples import Samples, from_labels
 
 log = logging.getLogger(__name__)
@@ -77,14 +77,7 @@ class Folders:
             raise DataError(self._missing(self.root / filled, layout, domain))
         if "{class}" in filled:
             self._name_empty(filled, set(labels), domain)
-        samples = from_labels(
-            domain,
-            names,
-            labels if "{class}" in filled else None,
-            splits if "{split}" in filled else None,
-            files=files,
-        )
-        return samples
+        return from_labels(domain, names, labels, splits if "{split}" in filled else None, files=files)
 
     def _name_empty(self, filled: str, found: set[str], domain: str) -> None:
         folder = filled[: filled.index("{class}") + len("{class}")]
@@ -153,6 +146,7 @@ class Lists:
         class_from: `label` takes the label column as the class's name; `folder` the image's folder, for
             lists that number the classes.
         source_url: where to get the data.
+        encoding: of the lists.
     """
 
     def __init__(
@@ -161,8 +155,9 @@ class Lists:
         files: str | list[str],
         class_from: Literal["label", "folder"] = "label",
         source_url: str | None = None,
+        encoding: str = "utf-8",
     ) -> None:
-        self.root, self.source_url = Path(root).expanduser(), source_url
+        self.root, self.source_url, self.encoding = Path(root).expanduser(), source_url, encoding
         self.files = [files] if isinstance(files, str) else list(files)
         self.class_from = class_from
 
@@ -170,7 +165,8 @@ class Lists:
         """The domain's images.
 
         Raises:
-            DataError: naming a missing list, a malformed line, or the images that are not there.
+            DataError: naming a missing list, a malformed line, the images that are not there, or one without a label
+                where others have one.
         """
         rows: list[tuple[str, str, str]] = []
         domains: set[str] = set()
@@ -180,8 +176,8 @@ class Lists:
                 hint = f". Get it from {self.source_url}" if self.source_url else ""
                 raise DataError(f"data.files: no list file {file}; expected lines 'path label'{hint}")
             split = next((s for s in ("train", "val", "test") if s in file.stem.split("_")), "train")
-            table = file.suffix in (".csv", ".tsv")
-            for path, label, of, part in _read_table(file) if table else _read_list(file):
+            rows_of = _table if file.suffix in (".csv", ".tsv") else _list
+            for path, label, of, part in rows_of(file, read_text(file, self.encoding, "data.encoding")):
                 domains.add(of)
                 if of in ("", domain):
                     rows.append((path, label, part or split))
@@ -200,7 +196,7 @@ class Lists:
         return from_labels(
             domain,
             [path for path, _, _ in rows],
-            labels if any(labels) else None,
+            labels,
             splits if len(set(splits)) > 1 else None,
             files=files,
         )
@@ -209,30 +205,22 @@ class Lists:
 Row = tuple[str, str, str, str]
 
 
-def _read_table(file: Path) -> list[Row]:
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",")
-        header = reader.fieldnames or []
-        if "path" not in header:
+def _table(file: Path, text: str) -> Iterator[Row]:
+    for line, row in table(file, text):
+        if "path" not in row:
             raise DataError(
-                f"{file}: expected a header with 'path', 'label'[, 'domain', 'split'], got {header}"
+                f"{file}: expected a header with 'path', 'label'[, 'domain', 'split'], got {list(row)}"
             )
-        rows = []
-        for row in reader:
-            number = reader.line_num
-            if not row["path"] or None in row or None in row.values():
-                raise DataError(f"{file}:{number}: expected {len(header)} fields ({', '.join(header)})")
-            rows.append((row["path"], row.get("label", ""), row.get("domain", ""), row.get("split", "")))
-        return rows
+        if not row["path"]:
+            raise DataError(f"{file}:{line}: has no path")
+        yield row["path"], row.get("label", ""), row.get("domain", ""), row.get("split", "")
 
 
-def _read_list(file: Path) -> list[Row]:
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+def _list(file: Path, text: str) -> Iterator[Row]:
+    for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             # Paths may contain spaces; the label is the last word.
             path, _, label = line.strip().rpartition(" ")
             if not path:
                 raise DataError(f"{file}:{number}: expected 'path label', got '{line.strip()[:80]}'")
-            rows.append((path.strip(), label, "", ""))
-    return rows
+            yield path.strip(), label, "", ""

@@ -94,10 +94,16 @@ class Reader(Protocol):
 def from_labels(
     domain: str, names: list[str], labels: list[str] | None, splits: list[str] | None = None, **where: Any
 ) -> Samples:
-    """`Samples` from class *names*, one a sample; None for a domain without labels."""
+    """`Samples` from class *names*, one a sample; None, or all empty, for a domain without labels.
+
+    Raises:
+        DataError: if some are empty and others not, naming the first.
+    """
     classes: tuple[str, ...] = ()
-    if labels is None:
+    if labels is None or not any(labels):
         ids = np.full(len(names), HIDDEN)
+    elif not all(labels):
+        raise DataError(f"{names[labels.index('')]}: has no label, and others of domain '{domain}' have")
     else:
         classes = tuple(sorted(set(labels)))
         index = {name: i for i, name in enumerate(classes)}

@@ -115,7 +115,7 @@ def timm(name: str, weights: str = "hub", shape: tuple[int, ...] = (3, 224, 224)
 
 
 def torchvision(name: str, weights: str = "hub", shape: tuple[int, ...] = (3, 224, 224)) -> Backbone:
-    """Any classifier of torchvision, its last linear layer removed. Arguments as for `timm`."""
+    """Any classifier of torchvision, without its last linear layer and auxiliary heads. Arguments as for `timm`."""
     from torchvision import models
 
     if name not in models.list_models(module=models):
@@ -127,6 +127,10 @@ def torchvision(name: str, weights: str = "hub", shape: tuple[int, ...] = (3, 22
             net: nn.Module = models.get_model(name, weights="DEFAULT" if weights == "hub" else None)
         except (OSError, RuntimeError) as error:
             raise _unreachable(name, error) from error
+        # In training, networks with auxiliary heads would put out a tuple, theirs too.
+        for part in ("aux_logits", "aux1", "aux2", "AuxLogits"):
+            if hasattr(net, part):
+                setattr(net, part, None)
         return net
 
     net = create()

@@ -11,13 +11,12 @@ import pandas as pd
 
 from ..errors import DataError, nearest
 from . import statistics
+from .formats import format_of
 from .keys import PLACE, Config, check_keys, config_of, differing, label, tell_apart, text_of, within
 from .runs import Run
 
 BY, OVER = ("method",), ("data.source", "data.target", "seed")
 Pairs = Literal["runs", "transfers"]
-LOWER = ("ece",)
-"""Metrics of which less is better; all others are shares of 1, shown in percent."""
 
 
 @dataclass(eq=False)
@@ -68,7 +67,7 @@ class Comparison:
     def better(self, pick: str | None = None) -> pd.DataFrame:
         """Scores of which higher is better."""
         scores = self.scores[pick or self.pick]
-        return -scores if self.metric in LOWER else scores
+        return -scores if format_of(self.metric).falls else scores
 
     @cached_property
     def tested(self) -> pd.DataFrame:
@@ -223,7 +222,7 @@ def _picks(run: Run) -> Mapping[str, Any]:
 
 def _scores(rows: Sequence[Row], metric: str, pick: str) -> pd.DataFrame:
     places = sorted({place for row in rows for place in row.runs}, key=lambda p: (p[0], len(p[1]), p[1]))
-    scale = 1 if metric in LOWER else 100
+    scale = format_of(metric).factor
 
     def score(run: Run | None) -> float:
         found = _picks(run).get(pick, {}).get("target", {}).get(metric) if run else None

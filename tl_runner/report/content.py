@@ -28,6 +28,11 @@ DISPLAYED = 120
 """Pixels of the page for an inch of a figure."""
 LISTED = 40
 """Classes in the figure of accuracies per class at most."""
+SEEING = {
+    "oracle": "the oracle (all, as in most papers)",
+    "labeled_val": "labeled_val (those that the run was given, of rows held out)",
+}
+"""Criteria that see labels of the target, and which."""
 
 
 class Stage:
@@ -98,13 +103,14 @@ class Stage:
             curves.Picked(name, int(found["epoch"]), _accuracy(found))
             for name, found in self.results["picks"].items()
         ]
+        seeing = " and ".join(says for name, says in SEEING.items() if name in self.results["picks"])
         target, source = column("test/accuracy"), column("val/source_val")
         self._draw(
             self.section.curves,
             "selection",
             "Accuracy over epochs, and which epoch each criterion picks",
-            "The oracle picks by the target's labels, as most papers do; no other criterion sees them."
-            if any(p.seeing for p in picks)
+            f"Labels of the target are seen by {seeing}, and by no other criterion."
+            if seeing
             else "No criterion sees a label of the target.",
             "; ".join(f"{p.name} picks epoch {p.epoch}" for p in picks),
             lambda: curves.selection(epochs, target, source, picks),
@@ -119,12 +125,13 @@ class Stage:
                 lambda: curves.panels(epochs, losses),
             )
         if validators := named("val/"):
+            but = " (but for labeled_val, which has some)" if "labeled_val" in validators else ""
             self._draw(
                 self.section.curves,
                 "validators",
                 "Validators",
-                "Estimates of the target accuracy without its labels; higher is better. A ring marks the epoch "
-                "that each picks.",
+                f"Estimates of the target accuracy without its labels{but}; higher is better. A ring marks the "
+                "epoch that each picks.",
                 "; ".join(f"{n} ends at {v[-1]:.3g}" for n, v in validators.items()),
                 lambda: curves.panels(epochs, validators, {p.name: p.epoch for p in picks}),
             )

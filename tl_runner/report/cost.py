@@ -31,6 +31,6 @@ def _timing(run: Run, key: str) -> pd.Series:
 
 
 def machines(rows: Iterable[Row]) -> list[str]:
-    """The GPUs that the runs used; `CPU` where they had none."""
+    """The GPUs that the runs used; `CPU` where they used none."""
     found = [run.results.get("environment", {}) for row in rows for run in row.runs.values() if run.results]
     return sorted({str(environment.get("gpu") or "CPU") for environment in found})

@@ -14,9 +14,10 @@ from matplotlib.ticker import MaxNLocator
 
 from . import statistics
 from .baselines import Against, against
-from .comparison import LOWER, Comparison
+from .comparison import Comparison
+from .formats import format_of
 from .style import COLOURS, INK, WIDTH, figure, short
-from .words import picked
+from .words import gain, picked
 
 GAIN, LOSS, BASE = COLOURS[0], COLOURS[6], INK
 ACROSS = 7
@@ -119,7 +120,7 @@ def _scores(comparison: Comparison, found: list[Against]) -> Figure:
                 float(values[base].mean()), color=BASE, linestyle=(0, (3, 2)), linewidth=0.8, zorder=1
             )
 
-    unit = "" if comparison.metric in LOWER else ", %"
+    unit = ", %" if format_of(comparison.metric).percent else ""
     return _panels(comparison, names, draw, f"{comparison.metric} {picked(comparison.pick)}{unit}")
 
 
@@ -129,7 +130,6 @@ def _gains(comparison: Comparison, found: list[Against]) -> Figure:
     table = pd.DataFrame([{**a.transfers["difference"], "average": a.gained} for a in found], names)
     low, high = min(0.0, float(table.min().min())), max(0.0, float(table.max().max()))
     high = 1.0 if low == high else high
-    form = "{:+.3f}" if comparison.metric in LOWER else "{:+.1f}"
 
     # The numbers stand in a column of .45 inches to the right of the longest bar.
     share = 0.45 / _panel_width(comparison)
@@ -139,9 +139,9 @@ def _gains(comparison: Comparison, found: list[Against]) -> Figure:
     def draw(axes: Axes, panel: str) -> None:
         gains = table[panel]
         axes.barh(range(len(names)), gains, height=0.7, color=[LOSS if g < 0 else GAIN for g in gains])
-        for y, gain in enumerate(gains):
-            if pd.notna(gain):
-                text = form.format(gain).replace("-", "−")
+        for y, value in enumerate(gains):
+            if pd.notna(value):
+                text = gain(value, comparison.metric)
                 axes.text(
                     1, y, text, transform=axes.get_yaxis_transform(), va="center", ha="right", fontsize=8
                 )
@@ -150,7 +150,7 @@ def _gains(comparison: Comparison, found: list[Against]) -> Figure:
         axes.set_xlim(reach)
         axes.set_xticks([x for x in MaxNLocator(ticks).tick_values(low, high) if low <= x <= high])
 
-    unit = "" if comparison.metric in LOWER else ", points"
+    unit = ", points" if format_of(comparison.metric).percent else ""
     label = f"{comparison.metric} gained over source_only {picked(comparison.pick)}{unit}"
     return _panels(comparison, names, draw, label)
 

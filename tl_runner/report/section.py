@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .figures import Confusion, Floats, Ints
+from .formats import format_of
 from .outputs import StageOutputs
 from .summary import number, picked_by
 
@@ -62,6 +63,11 @@ class Section:
     samples: list[Sample] = field(default_factory=list)
     labelled: bool = True
     cost: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def fractions(self) -> list[str]:
+        """The metrics that are not in percent."""
+        return [name for name in self.metrics if not format_of(name).percent]
 
 
 def samples(outputs: StageOutputs) -> list[Sample]:

@@ -50,6 +50,7 @@ def _number(value: float, digits: int = 1) -> str:
 
 def _epochs(study: Study) -> Table:
     found = summary(study)
+    given = "labeled_val" in found.index
     transfers = study.picks["transfer"].nunique()
     table = Table(
         f"selecting the epoch: {_count(study.runs, 'run')}, {_count(len(study.methods), 'method')}, "
@@ -84,7 +85,8 @@ def _epochs(study: Study) -> Table:
         "deviation over runs, and the worst.",
         f"collapsed: picks whose predictions spread over {100 * COLLAPSED:.0f} % of the classes or less.",
         "oracle and last are no validators; 'any epoch' is the mean over epochs. source_val reads source labels, "
-        "oracle target labels.",
+        "oracle target labels"
+        + (", labeled_val those that runs were given of held-out target rows." if given else "."),
     ]
     if (found["runs"] != study.runs).any():
         table.notes.append("Criteria that some runs lack are judged on the others: compare them with care.")

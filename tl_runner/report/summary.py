@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..files import replace_text
+from .formats import format_of
 
 _PICKED_BY = {
     "last": "last epoch",
@@ -107,7 +108,6 @@ def picked_by(pick: str) -> str:
 
 
 def number(metric: str, value: float) -> str:
-    """A metric as it is read: fractions in percent."""
-    if metric == "support":
-        return f"{value:.0f}"
-    return f"{value:.3f}" if metric in ("ece", "auroc") else f"{100 * value:.1f}"
+    """A metric as it is read: shares of 1 in percent."""
+    told = format_of(metric)
+    return f"{told.factor * value:.{told.digits}f}"

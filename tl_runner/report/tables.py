@@ -11,9 +11,10 @@ import pandas as pd
 
 from . import statistics
 from .baselines import BASELINES, Against, against
-from .comparison import LOWER, Comparison
+from .comparison import Comparison
 from .cost import costs, machines
 from .forgetting import source_accuracies
+from .formats import format_of
 from .statistics import ALPHA, FEWEST_SEEDS, averages
 from .words import LOSES, NONE, Spread, gain, number, p_value, picked, spread_of
 
@@ -79,7 +80,7 @@ def _scores(comparison: Comparison, spread: Spread, ci: bool) -> Table:
     best = _best(comparison, ranks)
     losses = {a.row: a.transfers for a in against(comparison, "source_only")}
     how = "95 % bootstrap interval of the mean" if ci else "mean ± standard deviation"
-    unit = "" if metric in LOWER else ", in percent"
+    unit = ", in percent" if format_of(metric).percent else ""
     table = Table(
         f"{metric} on the target {picked(comparison.pick)}{unit}, {how} over seeds",
         _head(comparison, *(["rank"] if ranked else [])),
@@ -226,7 +227,7 @@ def _of_p(comparison: Comparison, tests: Sequence[statistics.Paired]) -> list[st
     text = f"p: Wilcoxon's signed-rank test over {blocks}, two-sided{adjusted}."
     least = min(1.0, len(tests) * statistics.smallest_p(max(counts)))
     text += "" if least < ALPHA else f" So few cannot tell: p is {p_value(least)} at least."
-    return [text, "Less is better: + is an improvement."] if comparison.metric in LOWER else [text]
+    return [text, "Less is better: + is an improvement."] if format_of(comparison.metric).falls else [text]
 
 
 def _to_best(comparison: Comparison) -> Table:

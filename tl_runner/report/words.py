@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from . import statistics
-from .comparison import LOWER
+from .formats import format_of
 from .summary import picked_by
 
 NONE, LOSES = "–", "▼"
@@ -28,19 +28,15 @@ def spread_of(metric: str = "accuracy", ci: bool = False) -> Spread:
     return told
 
 
-def _digits(metric: str) -> int:
-    return 3 if metric in LOWER else 1
-
-
 def number(value: float, metric: str) -> str:
-    """One decimal of a percentage, three of anything else."""
+    """A value, scaled as its metric is shown."""
     # Rounded twice: a mean that ends in 5 must not depend on the order in which it was summed.
-    return NONE if pd.isna(value) else f"{round(value, 9):.{_digits(metric)}f}".replace("-", "−")
+    return NONE if pd.isna(value) else f"{round(value, 9):.{format_of(metric).digits}f}".replace("-", "−")
 
 
 def gain(value: float, metric: str) -> str:
     """With its sign."""
-    return NONE if pd.isna(value) else f"{value:+.{_digits(metric)}f}".replace("-", "−")
+    return NONE if pd.isna(value) else f"{value:+.{format_of(metric).digits}f}".replace("-", "−")
 
 
 def p_value(value: float) -> str:
