@@ -29,7 +29,6 @@ from tl_runner.report.runs import find
 from tl_runner.report.style import style
 from tl_runner.report.summary import number
 from tl_runner.report.tables import Table, tables
-from tl_runner.trust import MOVED
 
 NAN = float("nan")
 
@@ -112,14 +111,6 @@ def test_a_metric_is_shown_in_a_comparison_as_at_the_end_of_a_run(small: Path) -
     assert "percent" not in found[0].title
     assert cells(found[0])["mmd"][0] == f"{number('auroc', 0.62)} ± 0.028" == "0.620 ± 0.028"
     assert cells(titled(found, "gained over source_only"))["mmd"][:2] == ["+0.110", "−0.030 ▼"]
-
-
-def test_a_class_that_has_moved_is_no_difference(tmp_path: Path) -> None:
-    for seed, name in enumerate(next(iter(MOVED.items()))):
-        write_run(tmp_path / name, seed=seed, trainer={"_target_": name})
-    comparison = compared(tmp_path)
-    assert [row.name for row in comparison.rows] == ["mmd"]
-    assert comparison.notes == []
 
 
 def test_runs_that_are_not_compared_are_listed(small: Path) -> None:

@@ -24,9 +24,8 @@ from tl_runner.data.store import ArrayStore
 from tl_runner.errors import ConfigError, DataError, UserError
 from tl_runner.nn import weights
 from tl_runner.run import run
-from tl_runner.signatures import located
 from tl_runner.trained import teacher
-from tl_runner.trust import MOVED, check_trust
+from tl_runner.trust import check_trust
 
 
 class Evil:
@@ -144,13 +143,6 @@ def test_what_our_configs_name_is_trusted(group: str) -> None:
         },
         Path("config.yaml"),
     )
-
-
-@pytest.mark.parametrize("target", MOVED)
-def test_what_has_moved_is_trusted_under_both_names(target: str) -> None:
-    """Runs from before go on, and can be asked for predictions."""
-    check_trust([{"_target_": target}, {"_target_": MOVED[target]}], Path("config.yaml"))
-    assert located(target) is located(MOVED[target])
 
 
 def test_modules_of_the_working_folder_are_the_users(tmp_path: Path) -> None:

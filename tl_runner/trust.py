@@ -22,8 +22,6 @@ from .search import config_dir
 
 _NAMED = re.compile(r"^\s*(?:-\s+)?_target_:\s*['\"]?([\w.]+)", re.MULTILINE)
 _OURS = ("tl_runner", "hydra_plugins")
-MOVED = {"tl_runner.stage.TrainerSettings": "tl_runner.trainer.TrainerSettings"}
-"""Names in the configs of earlier runs, and what they are called now; they can still be imported as they were."""
 
 
 def check_trust(config: Any, where: Path) -> None:
@@ -59,7 +57,7 @@ def _targets(node: Any) -> Iterator[str]:
 
 
 def _known(target: str) -> bool:
-    return target in MOVED or target in _named_in_configs() or _library_class(target) or _own_module(target)
+    return target in _named_in_configs() or _library_class(target) or _own_module(target)
 
 
 def _library_class(target: str) -> bool:

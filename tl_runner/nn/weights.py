@@ -96,7 +96,9 @@ def load(net: nn.Module, path: Path) -> None:
     if not set(given) & set(wanted):
         pairs = list(zip(wanted.items(), given.values(), strict=False))
         if len(pairs) == len(wanted) and all(w.shape == g.shape for (_, w), g in pairs):
-            log.info("%s names its weights differently, and each fits in its place: loaded by order", path.name)
+            log.info(
+                "%s names its weights differently, and each fits in its place: loaded by order", path.name
+            )
             given = {name: g for (name, _), g in pairs}
     misfits = [k for k, v in wanted.items() if k not in given or given[k].shape != v.shape]
     if misfits:  # More than is wanted does no harm: the file's classifier.

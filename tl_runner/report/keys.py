@@ -8,7 +8,6 @@ from typing import Any
 
 from ..errors import DataError, nearest
 from ..parts import named
-from ..trust import MOVED
 from .runs import Run, flat
 
 Config = Mapping[str, Any]
@@ -24,7 +23,7 @@ PLACE = (
 
 def config_of(run: Run) -> dict[str, Any]:
     """A run's config by dotted keys, without what says only where things lie."""
-    config = {k: MOVED.get(v, v) if isinstance(v, str) else v for k, v in flat(run.config).items()}
+    config = flat(run.config)
     for name in ("data", "cache"):
         root = str(config.get(f"paths.{name}") or "\0").rstrip("/")
         for key, value in config.items():
