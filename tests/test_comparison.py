@@ -193,6 +193,39 @@ def test_a_wide_table_goes_on_below(small: Path) -> None:
     ]
 
 
+def test_long_names_leave_room_for_numbers(tmp_path: Path) -> None:
+    for width in (1, 2):
+        model = {"_target_": "tl_runner.nn.model.Model", "backbone": {"name": "x" * 40, "width": width}}
+        write_run(tmp_path / str(width), model=model, picks={"last": width / 10, "oracle": 0.4})
+        write_run(tmp_path / f"c{width}", target="c", model=model | {"backbone": {"name": str(width) * 39}})
+    stream = StringIO()
+    for table in tables(compared(tmp_path)):
+        Console(file=stream, width=60).print(terminal(table, 60))
+    told = stream.getvalue()
+    assert max(map(len, told.splitlines())) <= 60
+    assert all(head in told for head in ("a → b", "a → c", "seconds"))
+    assert {"10.0", "20.0", "50.0"} <= {*told.split()}
+
+
+def test_a_row_is_named_by_what_was_chosen(tmp_path: Path) -> None:
+    for name in ("digits", "folder"):
+        folder = write_run(tmp_path / name, data={"_target_": f"x.{name}.Data", "source": "a", "target": "b"})
+        (folder / ".hydra").mkdir()
+        (folder / ".hydra" / "hydra.yaml").write_text(f"hydra: {{runtime: {{choices: {{data: {name}}}}}}}")
+    assert {row.name for row in compared(tmp_path).rows} == {"mmd, data=digits", "mmd, data=folder"}
+
+
+def test_what_no_row_has_is_left_out(tmp_path: Path) -> None:
+    for target in ("b", "c"):
+        write_run(tmp_path / target, target=target, root=f"/data/{target}")
+    found = compared(tmp_path)
+    made = tables(found)
+    assert "average" not in made[0].head
+    assert not any("who picks" in table.title for table in made)
+    with style():
+        assert [axes.get_title() for axes in plots(found)["scores"]().axes] == ["a →\nb", "a →\nc"]
+
+
 def test_values_too_long_to_tell_apart_stay_apart(tmp_path: Path) -> None:
     start, end = "/a/long/folder/of/many/runs", "and/a/long/end/of/all/of/them"
     for i in range(2):

@@ -37,7 +37,7 @@ def test_names_of_values(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", source=["a", "b"])
     one = read(folder)
     assert one.name("data.source") == "a+b"
-    assert one.name("model") == "Model"
+    assert one.name("model") == "model"
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "hydra.yaml").write_text("hydra: {runtime: {choices: {model: resnet18}}}")
     assert read(folder).name("model") == "resnet18"

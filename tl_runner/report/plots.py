@@ -22,7 +22,7 @@ GAIN, LOSS, BASE = COLOURS[0], COLOURS[6], INK
 ACROSS = 7
 """Panels side by side."""
 MOST = 14
-"""Transfers that are drawn one by one; of more, the average alone."""
+"""Transfers that are drawn one by one; of more, the average alone, if there is one."""
 
 
 CAPTIONS = {
@@ -34,14 +34,16 @@ CAPTIONS = {
 
 
 def plots(comparison: Comparison) -> dict[str, Callable[[], Figure]]:
-    """What draws each figure: `scores`; `gains`, if there is a source_only; `ranks`, if a test can tell rows apart.
+    """What draws each figure: if there is a panel to draw, `scores` and, over a source_only, `gains`; `ranks`, if a
+    test can tell rows apart.
 
     To be called, and the figures to be saved, within `style()`.
     """
     found = against(comparison, "source_only")
-    made: dict[str, Callable[[], Figure]] = {"scores": partial(_scores, comparison, found)}
-    if found:
-        made["gains"] = partial(_gains, comparison, found)
+    made: dict[str, Callable[[], Figure]] = {}
+    if _panel_names(comparison):
+        made["scores"] = partial(_scores, comparison, found)
+        made |= {"gains": partial(_gains, comparison, found)} if found else {}
     rivals = comparison.tested[[row.name for row in comparison.rivals]].dropna()
     tests = rivals.shape[1] * (rivals.shape[1] - 1) / 2
     if rivals.shape[1] > 2 and tests * statistics.smallest_p(len(rivals)) < statistics.ALPHA:
@@ -58,7 +60,7 @@ def _shortened(names: Iterable[str]) -> list[str]:
 
 def _panel_names(comparison: Comparison) -> list[str]:
     transfers = comparison.transfers if len(comparison.transfers) <= MOST else []
-    return [*transfers, *(["average"] if len(comparison.transfers) > 1 else [])]
+    return [*transfers, *(["average"] if comparison.averaged else [])]
 
 
 def _across(comparison: Comparison) -> int:
@@ -67,13 +69,18 @@ def _across(comparison: Comparison) -> int:
     return -(-n // -(-n // ACROSS))
 
 
+def _names_width(comparison: Comparison) -> float:
+    """About, in inches."""
+    return min(4.0, max(1.0, 0.065 * max(map(len, _shortened(row.name for row in comparison.rows)))))
+
+
 def _width(comparison: Comparison) -> float:
-    return min(WIDTH, 1.6 + 1.9 * _across(comparison))
+    return min(WIDTH, 0.6 + _names_width(comparison) + 1.9 * _across(comparison))
 
 
 def _panel_width(comparison: Comparison) -> float:
     """About, in inches."""
-    return (_width(comparison) - 1.0) / _across(comparison) - 0.1
+    return (_width(comparison) - _names_width(comparison)) / _across(comparison) - 0.1
 
 
 def _panels(
@@ -132,7 +139,7 @@ def _gains(comparison: Comparison, found: list[Against]) -> Figure:
     form = "{:+.3f}" if comparison.metric in LOWER else "{:+.1f}"
 
     # The numbers stand in a column of .45 inches to the right of the longest bar.
-    share = 0.45 / _panel_width(comparison)
+    share = min(0.6, 0.45 / _panel_width(comparison))
     ticks = 2 if share > 0.4 else 4
     reach = low, high + (high - low) * share / (1 - share)
 
