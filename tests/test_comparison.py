@@ -19,12 +19,12 @@ from matplotlib.text import Text
 from rich.console import Console
 
 from tl_runner.commands.report import after_sweep, main
-from tl_runner.errors import DataError, UserError
+from tl_runner.errors import ConfigError, DataError, UserError
 from tl_runner.report.baselines import against, baselines
 from tl_runner.report.comparison import Comparison, compare
 from tl_runner.report.plots import plots
 from tl_runner.report.publish import write
-from tl_runner.report.render import latex, markdown, terminal
+from tl_runner.report.render import latex, markdown, plain, terminal
 from tl_runner.report.runs import find
 from tl_runner.report.style import style
 from tl_runner.report.tables import Table, tables
@@ -499,8 +499,13 @@ def test_no_name_steers_the_terminal(tmp_path: Path) -> None:
     for table in tables(compared(tmp_path)):
         Console(file=stream, width=200).print(terminal(table, 200))
     told = stream.getvalue()
-    assert "m�[2J��cc" in told
+    assert "m�[2J� cc" in told
     assert "\x1b" not in told
+
+
+def test_a_reason_of_several_lines_is_one_in_a_table() -> None:
+    why = str(ConfigError(["optim.lr: expected a number"]))
+    assert plain(why).plain == "The config has 1 problem: - optim.lr: expected a number"
 
 
 def test_files(small: Path, tmp_path: Path) -> None:

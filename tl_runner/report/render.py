@@ -76,7 +76,8 @@ def _blocks(widths: Sequence[int], width: int) -> list[list[int]]:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Neither markup nor anything that a terminal would obey."""
+    """Neither markup nor anything that a terminal would obey; in one paragraph."""
+    text = re.sub(r"\s*\n\s*", " ", text)
     return Text("".join(c if c.isprintable() else "\ufffd" for c in text), style)
 
 
