@@ -268,6 +268,13 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path, told: Told) -> No
         assert state, file
 
 
+def test_a_folder_that_cannot_be_made(tmp_path: Path, told: Told) -> None:
+    (tmp_path / "file").touch()
+    assert f"cannot make the folder {tmp_path}/file (" in told(*FAST, f"hydra.run.dir={tmp_path}/file")
+    message = told("-m", *FAST, f"hydra.sweep.dir={tmp_path}/file/sweep")
+    assert f"cannot make the folder {tmp_path}/file/sweep (NotADirectoryError" in message
+
+
 def test_resume_needs_a_run(tmp_path: Path, told: Told) -> None:
     assert "is no run folder" in told("resume", str(tmp_path))
     (tmp_path / "config.yaml").write_text("a: [")

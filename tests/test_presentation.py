@@ -21,7 +21,7 @@ from tl_runner.commands import predict
 from tl_runner.errors import ConfigError, DataError, UserError
 from tl_runner.jobs import ready
 from tl_runner.report import outputs, page
-from tl_runner.report.predictions import check_format
+from tl_runner.report.predictions import check_format, write
 from tl_runner.reporting import Reporting
 from tl_runner.run import reopen, run
 from tl_runner.schema import check
@@ -309,9 +309,19 @@ def test_a_failed_table_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError("full")
 
     monkeypatch.setattr(presentation, "predict", halfway)
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(DataError, match=r"adapt-last\.csv \(OSError: full\)"):
         presentation.write_predictions(again, "adapt", "last", "csv")
     assert list((tmp_path / "predictions").iterdir()) == []
+
+
+def test_where_no_table_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place, why in (
+        (tmp_path, "IsADirectoryError"),
+        (tmp_path / "file" / "x.csv", "NotADirectoryError|FileExis"),
+    ):
+        with pytest.raises(DataError, match=f"cannot write predictions into {place} .({why})"):
+            write(place, "csv", iter(()))
 
 
 @pytest.mark.parametrize(
