@@ -367,6 +367,7 @@ def test_predict_through_the_command_line(tlrun: Tlrun, tmp_path: Path) -> None:
             ["{run}", "data.reader.angel=3", "--output", "x.csv"],
             "has no argument 'angel'; did you mean 'angle'?",
         ),
+        (["{run}", "--output", "x.csv", "--format", "parquet"], "names another format than --format parquet"),
         (["{run}/nothing"], "is no run's folder: it has no config.yaml"),
     ],
 )
@@ -379,6 +380,15 @@ def test_predict_explains_what_is_wrong(
     with pytest.raises(UserError) as error:
         predict.main([a.format(run=folder) for a in arguments], [])
     assert why in str(error.value)
+
+
+def test_a_suffix_says_which_format(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    finished(tmp_path / "run")
+    for name, *more in (("x.parquet",), ("x", "--format", "parquet"), ("x.csv",), ("x.tsv",)):
+        predict.main([str(tmp_path / "run"), "--output", str(tmp_path / name), *more], [])
+    assert len(pd.read_parquet(tmp_path / "x.parquet")) == len(pd.read_parquet(tmp_path / "x"))
+    assert (tmp_path / "x.csv").read_text() == (tmp_path / "x.tsv").read_text()
 
 
 def test_predict_needs_the_classes_that_the_model_knows(tmp_path: Path) -> None:
