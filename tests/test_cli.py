@@ -339,6 +339,10 @@ def test_list(group: str, tlrun: Tlrun) -> None:
     assert all(option in text for option in CONFIGS[group])
 
 
+def test_a_list_cuts_nothing(tlrun: Tlrun) -> None:
+    assert "…" not in tlrun("list", "methods", env={**os.environ, "COLUMNS": "60"}).stdout
+
+
 def test_run_writes_everything(tlrun: Tlrun) -> None:
     done = tlrun(*FAST)
     folder = result_folder(done)
