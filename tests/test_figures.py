@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -278,6 +279,14 @@ def test_scatter(source: bool, classes: int) -> None:
     assert ("any other" in said) == (classes > 8)
     looks = {str(c.get_facecolor()[0]) for c in made.axes[0].collections}
     assert len(looks) == len(domains)
+
+
+def test_letters_that_no_font_has_are_not_told_one_by_one() -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with style():
+            png(figures.confusion(np.eye(2, dtype=int), ["\U00013000", "\U00013001"]))
+    assert not told
 
 
 def test_short_names() -> None:
