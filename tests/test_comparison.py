@@ -226,6 +226,15 @@ def test_what_no_row_has_is_left_out(tmp_path: Path) -> None:
         assert [axes.get_title() for axes in plots(found)["scores"]().axes] == ["a →\nb", "a →\nc"]
 
 
+def test_no_bar_goes_beyond_100_percent(tmp_path: Path) -> None:
+    grid(tmp_path, {"mmd": {"b": [100, 100, 90]}})
+    with style():
+        axes = plots(compared(tmp_path))["scores"]().axes[0]
+    (bar,) = axes.collections[0].get_segments()  # type: ignore[attr-defined]
+    assert bar[:, 0].max() == 100
+    assert axes.get_xlim()[1] < 102
+
+
 def test_values_too_long_to_tell_apart_stay_apart(tmp_path: Path) -> None:
     start, end = "/a/long/folder/of/many/runs", "and/a/long/end/of/all/of/them"
     for i in range(2):

@@ -103,6 +103,13 @@ def test_selection_marks_each_pick_and_names_who_sees_labels() -> None:
     assert below.get_yticklabels()[2].get_text() == "oracle (sees labels)"
 
 
+def test_no_axis_goes_far_beyond_what_an_accuracy_can_be() -> None:
+    made = curves.selection([1, 2], np.ones(2), np.ones(2), [Picked("last", 2, 1.0)])
+    low, high = made.axes[0].get_ylim()
+    assert low < 99
+    assert 100 < high < 101
+
+
 @pytest.mark.parametrize("target", [None, np.array([math.nan])])
 def test_selection_without_truth(target: Any) -> None:
     said = texts(curves.selection([1], target, None, [Picked("last", 1)]))

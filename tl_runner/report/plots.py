@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import scikit_posthocs
 from matplotlib.axes import Axes
@@ -15,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from . import statistics
 from .baselines import Against, against
 from .comparison import LOWER, Comparison
-from .style import COLOURS, INK, WIDTH, figure, short
+from .style import COLOURS, INK, WIDTH, figure, of_percent, short
 from .words import picked
 
 GAIN, LOSS, BASE = COLOURS[0], COLOURS[6], INK
@@ -111,7 +112,7 @@ def _scores(comparison: Comparison, found: list[Against]) -> Figure:
     """Mean, standard deviation and every seed; the dashed line is source_only."""
     names = [row.name for row in comparison.rows]
     scores, base = comparison.scores[comparison.pick], found[0].base.name if found else None
-    average = statistics.averages(scores)
+    average, shares = statistics.averages(scores), comparison.metric not in LOWER
 
     def draw(axes: Axes, panel: str) -> None:
         values = average if panel == "average" else scores.xs(panel, level="transfer")
@@ -119,14 +120,18 @@ def _scores(comparison: Comparison, found: list[Against]) -> Figure:
             column = values[name].dropna()
             axes.plot(column, [y] * len(column), "|", color=INK, markersize=5, markeredgewidth=0.6)
         means, colours = values.mean(), [BASE if name == base else GAIN for name in names]
-        axes.hlines(range(len(names)), means - values.std(), means + values.std(), colours)
+        ends = np.array([means - values.std(), means + values.std()])
+        low, high = ends.clip(0, 100) if shares else ends
+        axes.hlines(range(len(names)), low, high, colours)
         axes.scatter(means, range(len(names)), s=18, c=colours, zorder=3)
         if base is not None:
             axes.axvline(
                 float(values[base].mean()), color=BASE, linestyle=(0, (3, 2)), linewidth=0.8, zorder=1
             )
+        if shares:
+            axes.set_xlim(of_percent(axes.get_xlim()))
 
-    unit = "" if comparison.metric in LOWER else ", %"
+    unit = ", %" if shares else ""
     return _panels(comparison, names, draw, f"{comparison.metric} {picked(comparison.pick)}{unit}")
 
 

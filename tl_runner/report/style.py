@@ -108,6 +108,17 @@ def short(name: str, length: int = 22) -> str:
     return f"{name[: length - 1 - tail]}…{name[-tail:]}"
 
 
+def of_percent(limits: tuple[float, float]) -> tuple[float, float]:
+    """Limits of an axis of percentages: beyond 0 and 100 no more than half a mark.
+
+    >>> of_percent((75, 125)), of_percent((40, 60))
+    ((75, 102.0), (40, 60))
+    """
+    low, high = limits
+    edge = 0.04 * (high - low)
+    return max(low, -edge), min(high, 100 + edge)
+
+
 def whole_epochs(axes: Axes, last: int, ticks: int = 10) -> None:
     """An x axis of epochs 1 .. last."""
     axes.set_xlim(0.5, last + 0.5)
