@@ -44,7 +44,8 @@ def terminal(table: Table, width: int = 10**9) -> Group:
     widths = _widths([head, *lines])
     if sum(widths) > width:
         widths[0] = min(widths[0], width // 2)
-    for block in [range(len(head))] if table.words else _blocks(widths, width):
+    # Of a table without a line, its notes say why.
+    for block in [] if not lines else [range(len(head))] if table.words else _blocks(widths, width):
         part = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for i in block:
             justify: Literal["left", "right"] = "right" if i and not table.words else "left"
@@ -87,11 +88,10 @@ def markdown(table: Table, level: int = 2) -> str:
     def cell(c: Cell) -> str:
         return f"**{escaped(c.text)}**" if c.best else escaped(c.text)
 
-    lines = grid(map(escaped, table.head), (map(cell, line) for line in table.lines))
+    lines = list(grid(map(escaped, table.head), (map(cell, line) for line in table.lines)))
     notes = [f"- {escaped(note)}" for note in table.notes]
-    return "\n".join(
-        [f"{'#' * level} {escaped(table.title)}", "", *lines, "", *notes, *([""] if notes else [])]
-    )
+    parts = ["\n".join(part) for part in (lines if table.lines else [], notes) if part]
+    return "\n\n".join([f"{'#' * level} {escaped(table.title)}", *parts]) + "\n"
 
 
 def grid(head: Iterable[str], lines: Iterable[Iterable[str]]) -> Iterator[str]:
