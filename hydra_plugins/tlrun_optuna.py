@@ -57,7 +57,8 @@ class OptunaSweeper(BasicSweeper):
         if self.sampler == "cmaes":
             optional("cmaes", "sweep.sampler=cmaes", "optuna")
         from tl_runner.errors import UserError
-        from tl_runner.trials import Search, taking_part, write
+        from tl_runner.report.search import write
+        from tl_runner.trials import Search, taking_part
 
         assert self.config is not None
         assert self.launcher is not None

@@ -314,6 +314,13 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path, told: Told) -> No
         assert state, file
 
 
+def test_a_folder_that_cannot_be_made(tmp_path: Path, told: Told) -> None:
+    (tmp_path / "file").touch()
+    assert f"cannot make the folder {tmp_path}/file (" in told(*FAST, f"hydra.run.dir={tmp_path}/file")
+    message = told("-m", *FAST, f"hydra.sweep.dir={tmp_path}/file/sweep")
+    assert f"cannot make the folder {tmp_path}/file/sweep (NotADirectoryError" in message
+
+
 def test_resume_needs_a_run(tmp_path: Path, told: Told) -> None:
     assert "is no run folder" in told("resume", str(tmp_path))
     (tmp_path / "config.yaml").write_text("a: [")
@@ -398,6 +405,10 @@ def test_the_folder_of_a_job_tells_what_it_can() -> None:
 def test_list(group: str, tlrun: Tlrun) -> None:
     text = tlrun("list", group, env={**os.environ, "COLUMNS": "200"}).stdout
     assert all(option in text for option in CONFIGS[group])
+
+
+def test_a_list_cuts_nothing(tlrun: Tlrun) -> None:
+    assert "…" not in tlrun("list", "methods", env={**os.environ, "COLUMNS": "60"}).stdout
 
 
 def test_run_writes_everything(tlrun: Tlrun) -> None:

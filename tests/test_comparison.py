@@ -19,12 +19,12 @@ from matplotlib.text import Text
 from rich.console import Console
 
 from tl_runner.commands.report import after_sweep, main
-from tl_runner.errors import DataError, UserError
+from tl_runner.errors import ConfigError, DataError, UserError
 from tl_runner.report.baselines import against, baselines
 from tl_runner.report.comparison import Comparison, compare
-from tl_runner.report.plots import plots
+from tl_runner.report.plots import RANKED, plots
 from tl_runner.report.publish import write
-from tl_runner.report.render import latex, markdown, terminal
+from tl_runner.report.render import latex, markdown, plain, terminal
 from tl_runner.report.runs import find
 from tl_runner.report.style import style
 from tl_runner.report.summary import number
@@ -201,6 +201,48 @@ def test_a_wide_table_goes_on_below(small: Path) -> None:
         ["mmd", "69.5", "59.5"],
         ["mmd", "99.0"],
     ]
+
+
+def test_long_names_leave_room_for_numbers(tmp_path: Path) -> None:
+    for width in (1, 2):
+        model = {"_target_": "tl_runner.nn.model.Model", "backbone": {"name": "x" * 40, "width": width}}
+        write_run(tmp_path / str(width), model=model, picks={"last": width / 10, "oracle": 0.4})
+        write_run(tmp_path / f"c{width}", target="c", model=model | {"backbone": {"name": str(width) * 39}})
+    stream = StringIO()
+    for table in tables(compared(tmp_path)):
+        Console(file=stream, width=60).print(terminal(table, 60))
+    told = stream.getvalue()
+    assert max(map(len, told.splitlines())) <= 60
+    assert all(head in told for head in ("a → b", "a → c", "seconds"))
+    assert {"10.0", "20.0", "50.0"} <= {*told.split()}
+
+
+def test_a_row_is_named_by_what_was_chosen(tmp_path: Path) -> None:
+    for name in ("digits", "folder"):
+        folder = write_run(tmp_path / name, data={"_target_": f"x.{name}.Data", "source": "a", "target": "b"})
+        (folder / ".hydra").mkdir()
+        (folder / ".hydra" / "hydra.yaml").write_text(f"hydra: {{runtime: {{choices: {{data: {name}}}}}}}")
+    assert {row.name for row in compared(tmp_path).rows} == {"mmd, data=digits", "mmd, data=folder"}
+
+
+def test_what_no_row_has_is_left_out(tmp_path: Path) -> None:
+    for target in ("b", "c"):
+        write_run(tmp_path / target, target=target, root=f"/data/{target}")
+    found = compared(tmp_path)
+    made = tables(found)
+    assert "average" not in made[0].head
+    assert not any("who picks" in table.title for table in made)
+    with style():
+        assert [axes.get_title() for axes in plots(found)["scores"]().axes] == ["a →\nb", "a →\nc"]
+
+
+def test_no_bar_goes_beyond_100_percent(tmp_path: Path) -> None:
+    grid(tmp_path, {"mmd": {"b": [100, 100, 90]}})
+    with style():
+        axes = plots(compared(tmp_path))["scores"]().axes[0]
+    (bar,) = axes.collections[0].get_segments()  # type: ignore[attr-defined]
+    assert bar[:, 0].max() == 100
+    assert axes.get_xlim()[1] < 102
 
 
 def test_values_too_long_to_tell_apart_stay_apart(tmp_path: Path) -> None:
@@ -476,8 +518,13 @@ def test_no_name_steers_the_terminal(tmp_path: Path) -> None:
     for table in tables(compared(tmp_path)):
         Console(file=stream, width=200).print(terminal(table, 200))
     told = stream.getvalue()
-    assert "m�[2J��cc" in told
+    assert "m�[2J� cc" in told
     assert "\x1b" not in told
+
+
+def test_a_reason_of_several_lines_is_one_in_a_table() -> None:
+    why = str(ConfigError(["optim.lr: expected a number"]))
+    assert plain(why).plain == "The config has 1 problem: - optim.lr: expected a number"
 
 
 def test_files(small: Path, tmp_path: Path) -> None:
@@ -544,7 +591,8 @@ def test_figures_are_legible(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_figures_of_many_methods_are_legible(tmp_path: Path) -> None:
-    assert _figures(tmp_path, 35, 6, 3) == {"scores", "gains", "ranks"}
+    assert _figures(tmp_path / "many", 35, 6, 3) == {"scores", "gains"}
+    assert _figures(tmp_path / "most", RANKED, 6, 3) == {"scores", "gains", "ranks"}
 
 
 @pytest.mark.slow

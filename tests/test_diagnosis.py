@@ -235,6 +235,14 @@ def test_pages_say_the_same() -> None:
     assert len(written["class_map"]["similarity"]) == 3
 
 
+def test_what_there_is_none_of_has_no_headings() -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    show([found(domain("new"))], console)
+    for text in (console.export_text(), page([found(domain("new"))], "diagnosis.png")):
+        assert "3 of 3 target classes are nearest to their own class" in text
+        assert "nearest source class" not in text
+
+
 def test_pictures() -> None:
     for target, heights in (
         (domain("new"), range(800, 1200)),

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,13 @@ def test_selection_marks_each_pick_and_names_who_sees_labels() -> None:
     marks = [(line.get_xdata()[0], line.get_ydata()[0]) for line in below.lines if len(line.get_xdata()) == 1]  # type: ignore[index]
     assert marks == [(3, 0), (2, 1), (2, 2)]
     assert below.get_yticklabels()[2].get_text() == "oracle (sees labels)"
+
+
+def test_no_axis_goes_far_beyond_what_an_accuracy_can_be() -> None:
+    made = curves.selection([1, 2], np.ones(2), np.ones(2), [Picked("last", 2, 1.0)])
+    low, high = made.axes[0].get_ylim()
+    assert low < 99
+    assert 100 < high < 101
 
 
 @pytest.mark.parametrize("target", [None, np.array([math.nan])])
@@ -278,6 +286,14 @@ def test_scatter(source: bool, classes: int) -> None:
     assert ("any other" in said) == (classes > 8)
     looks = {str(c.get_facecolor()[0]) for c in made.axes[0].collections}
     assert len(looks) == len(domains)
+
+
+def test_letters_that_no_font_has_are_not_told_one_by_one() -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with style():
+            png(figures.confusion(np.eye(2, dtype=int), ["\U00013000", "\U00013001"]))
+    assert not told
 
 
 def test_short_names() -> None:

@@ -21,7 +21,7 @@ from tl_runner.commands import predict
 from tl_runner.errors import ConfigError, DataError, UserError
 from tl_runner.jobs import ready
 from tl_runner.report import outputs, page
-from tl_runner.report.predictions import check_format
+from tl_runner.report.predictions import check_format, write
 from tl_runner.reporting import Reporting
 from tl_runner.run import reopen, run
 from tl_runner.schema import check
@@ -309,9 +309,19 @@ def test_a_failed_table_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError("full")
 
     monkeypatch.setattr(presentation, "predict", halfway)
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(DataError, match=r"adapt-last\.csv \(OSError: full\)"):
         presentation.write_predictions(again, "adapt", "last", "csv")
     assert list((tmp_path / "predictions").iterdir()) == []
+
+
+def test_where_no_table_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place, why in (
+        (tmp_path, "IsADirectoryError"),
+        (tmp_path / "file" / "x.csv", "NotADirectoryError|FileExis"),
+    ):
+        with pytest.raises(DataError, match=f"cannot write predictions into {place} .({why})"):
+            write(place, "csv", iter(()))
 
 
 @pytest.mark.parametrize(
@@ -385,6 +395,7 @@ def test_new_images_are_predicted_without_the_source_and_without_labels(tlrun: T
             ["{run}", "data.reader.angel=3", "--output", "x.csv"],
             "has no argument 'angel'; did you mean 'angle'?",
         ),
+        (["{run}", "--output", "x.csv", "--format", "parquet"], "names another format than --format parquet"),
         (["{run}/nothing"], "is no run's folder: it has no config.yaml"),
     ],
 )
@@ -397,6 +408,15 @@ def test_predict_explains_what_is_wrong(
     with pytest.raises(UserError) as error:
         predict.main([a.format(run=folder) for a in arguments], [])
     assert why in str(error.value)
+
+
+def test_a_suffix_says_which_format(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    finished(tmp_path / "run")
+    for name, *more in (("x.parquet",), ("x", "--format", "parquet"), ("x.csv",), ("x.tsv",)):
+        predict.main([str(tmp_path / "run"), "--output", str(tmp_path / name), *more], [])
+    assert len(pd.read_parquet(tmp_path / "x.parquet")) == len(pd.read_parquet(tmp_path / "x"))
+    assert (tmp_path / "x.csv").read_text() == (tmp_path / "x.tsv").read_text()
 
 
 def test_predict_needs_the_classes_that_the_model_knows(tmp_path: Path) -> None:

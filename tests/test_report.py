@@ -301,6 +301,20 @@ def test_results_that_no_run_leaves_are_refused(change: dict[str, Any], tmp_path
         page.write(folder)
 
 
+def test_how_it_was_made(tmp_path: Path) -> None:
+    folder = reported(tmp_path / "run")
+    results = json.loads((folder / "results.json").read_text())
+    for revision, rows in (("abc", ["command", "git"]), (None, ["command"])):
+        results["environment"] = {
+            "command": ["data=folder", "data.source=old camera"],
+            "git": {"revision": revision, "changed": False},
+        }
+        (folder / "results.json").write_text(json.dumps(results))
+        text = Reader(page.write(folder)).text.partition("How it was made")[2]
+        assert "data=folder 'data.source=old camera'" in text
+        assert [name for name in ("command", "git") if name in text] == rows
+
+
 @pytest.mark.parametrize(("name", "sees"), [("im", False), ("oracle", True)])
 def test_an_objective_that_sees_labels_is_marked(name: str, sees: bool, tmp_path: Path) -> None:
     folder = reported(tmp_path / "run")

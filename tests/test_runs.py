@@ -16,6 +16,7 @@ import pytest
 from conftest import Tlrun, composed, write_run
 
 from tl_runner import status
+from tl_runner.commands.status import main as show
 from tl_runner.errors import DataError, UserError
 from tl_runner.report.runs import find, flat, read
 from tl_runner.run import run
@@ -37,7 +38,7 @@ def test_names_of_values(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", source=["a", "b"])
     one = read(folder)
     assert one.name("data.source") == "a+b"
-    assert one.name("model") == "Model"
+    assert one.name("model") == "model"
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "hydra.yaml").write_text("hydra: {runtime: {choices: {model: resnet18}}}")
     assert read(folder).name("model") == "resnet18"
@@ -191,6 +192,24 @@ def test_status_of_the_failed(error: BaseException, state: str, why: str, tmp_pa
     with pytest.raises(type(error)), status.recorded(tmp_path):
         raise error
     assert status.read(tmp_path) == (state, why)
+
+
+def test_the_time_of_a_short_job_is_known_and_that_of_a_killed_one_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with status.recorded(tmp_path / "short"):
+        told = json.loads((tmp_path / "short" / "status.json").read_text())
+    (tmp_path / "short" / "status.json").write_text(
+        json.dumps(told | {"state": "done", "ended": told["started"]})
+    )
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "status.json").write_text(json.dumps(told | {"pid": 2**22 + 1}))
+    show([str(tmp_path)], [])
+    lines = {
+        line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line.strip()
+    }
+    assert lines["short"][:2] == ["broken", "0:00:00"]
+    assert lines["killed"][:2] == ["unfinished", "killed"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -277,6 +277,16 @@ def test_files(folders: Path, tmp_path: Path) -> None:
     assert sorted(f.name for f in out.glob("*.png")) == ["epochs.png"]
 
 
+def test_runs_too_short_for_ranks(tmp_path: Path) -> None:
+    for method in ("mmd", "mcc"):
+        scripted(tmp_path / method, [0.5, 0.6], method=method, snd=[2, 1])
+    found = study(find([tmp_path]))
+    made = tables(found)
+    assert [t.title.split(":")[0] for t in made] == ["selecting the epoch", "regret of the pick, in points"]
+    assert any("No run has the 3 epochs" in note for note in made[0].notes)
+    assert tmp_path / "out" / "epochs.png" in write(found, made, tmp_path / "out")
+
+
 def test_the_command(folders: Path, tlrun: Tlrun) -> None:
     done = tlrun("study", str(folders))
     assert "selecting the epoch: 4 runs" in done.stdout

@@ -250,7 +250,7 @@ def test_empty_cut_and_strange_texts_are_told(
 ) -> None:
     tokenizer = Tokenizer(encoder)
     samples = from_labels("d", ["a", "b", "c"], ["x"] * 3, texts=["good", " \n", "good " * 40])
-    with pytest.raises(DataError, match=r"1 texts are empty; .*: b"):
+    with pytest.raises(DataError, match=r"empty texts \(1\); .*: b"):
         cached_tokens(samples, tokenizer, LENGTH, tmp_path, "error")
     kept, store = cached_tokens(samples, tokenizer, LENGTH, tmp_path, "skip")
     assert (kept.names, len(store)) == (["a", "c"], 2)

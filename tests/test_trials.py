@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import pytest
 from conftest import Tlrun, composed
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,8 +24,9 @@ from optuna.trial import TrialState  # noqa: E402
 
 from tl_runner.errors import UserError  # noqa: E402
 from tl_runner.jobs import Job, ready  # noqa: E402
+from tl_runner.report.search import write  # noqa: E402
 from tl_runner.sweep import Outcome  # noqa: E402
-from tl_runner.trials import Search, taking_part, watcher, write  # noqa: E402
+from tl_runner.trials import Search, taking_part, watcher  # noqa: E402
 
 SPACE = {"x": FloatDistribution(0, 1)}
 
@@ -170,6 +172,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     page = (tmp_path / "report" / "search.md").read_text()
     assert "tlrun 'a=b c' x=1" in page
     assert page.count("| complete |") == 5
+    assert mpl.rcParams["axes.facecolor"] == "white", "later figures look as they did"
 
 
 def test_a_search_through_the_command_line(tlrun: Tlrun, tmp_path: Path) -> None:

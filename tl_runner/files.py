@@ -7,6 +7,8 @@ import re
 import zipfile
 from pathlib import Path
 
+from .errors import DataError, reason
+
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
@@ -22,6 +24,18 @@ def replace_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make it, if it is not there.
+
+    Raises:
+        DataError: if that cannot be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {folder} ({reason(error)})") from error
 
 
 def part_of_name(text: str) -> str:

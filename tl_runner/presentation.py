@@ -87,7 +87,7 @@ def write_predictions(
     """Predictions of a stage's checkpoint, by default as `predictions/<stage>-<pick>.<format>`.
 
     Raises:
-        UserError: if there is no such checkpoint.
+        UserError: if there is no such checkpoint, or if the file cannot be written.
     """
     file = file or run.folder / "predictions" / f"{name}-{pick}.{kind}"
     predictions.write(file, kind, predict(run, name, pick))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any, ClassVar, Literal
 
 from hydra.experimental.callback import Callback
 
-from .errors import UserError
+from .errors import DataError, UserError
+from .files import make_folder
 from .status import State
 
 BAD = ("failed", "unfinished", "waiting")
@@ -50,12 +52,25 @@ def optional(package: str, what: str, extra: str) -> Any:
 
 class SweepFolder(Callback):
     """Remembers the folder of this process's sweep, None without one; what has become of its jobs, and what else
-    is to be said at its end."""
+    is to be said at its end. Says so if the folder, of a run alike, cannot be made."""
 
     folder: ClassVar[Path | None] = None
     outcomes: ClassVar[list[Outcome]] = []
     note: ClassVar[str] = ""
 
+    def on_run_start(self, config: Any, **kwargs: Any) -> None:
+        _make(Path(config.hydra.run.dir))
+
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+        _make(Path(config.hydra.sweep.dir))
         SweepFolder.folder = Path(config.hydra.sweep.dir).absolute()
         SweepFolder.outcomes, SweepFolder.note = [], ""
+
+
+def _make(folder: Path) -> None:
+    """As Hydra will, which has no sentence for what goes wrong, and of a callback's errors lets only an exit pass."""
+    try:
+        make_folder(folder)
+    except DataError as error:
+        print(f"tlrun: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import shlex
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +21,6 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from .errors import UserError
-from .files import replace_bytes, replace_text
 from .status import Pruned
 from .sweep import Outcome
 
@@ -143,72 +140,6 @@ def watcher(folder: Path, sweep: Mapping[str, Any]) -> Callable[[int, float], No
             raise Pruned(f"after epoch {epoch}, at {score:.4g}")
 
     return watch
-
-
-def write(search: Search, best: Sequence[str], folder: Path) -> str:
-    """Write what a search has found: its best trial, the history, and what mattered.
-
-    Args:
-        best: the best trial's command line.
-        folder: for `search.md` and its figures.
-
-    Returns:
-        The command line.
-    """
-    from optuna.visualization import matplotlib as draw
-
-    folder.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["tlrun", *best])
-    figures = {}
-    for name, plot in (
-        ("history", draw.plot_optimization_history),
-        ("importance", draw.plot_param_importances),
-    ):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            try:
-                figures[name] = _png(plot(search.study))
-            except (ValueError, RuntimeError, ZeroDivisionError):
-                continue  # Too few trials, or all alike.
-    for name, image in figures.items():
-        replace_bytes(folder / f"search-{name}.png", image)
-    replace_text(folder / "search.md", _page(search, command, figures))
-    return command
-
-
-def _page(search: Search, command: str, figures: Mapping[str, bytes]) -> str:
-    trials = search.study.get_trials(deepcopy=False)
-    keys = list(search.space)
-    lines = ["# Search", "", "The best trial:", "", "```sh", command, "```", ""]
-    for name in figures:
-        lines += [f"![{name}](search-{name}.png)", ""]
-    lines += [f"| trial | {' | '.join(keys)} | objective | state |", "|---" * (len(keys) + 3) + "|"]
-    for trial in sorted(trials, key=lambda t: -math.inf if t.value is None else t.value, reverse=True):
-        values = (_shown(trial.params.get(key)) for key in keys)
-        state = "killed" if trial.user_attrs.get("killed") else trial.state.name.lower()
-        lines.append(f"| {trial.number} | {' | '.join(values)} | {_shown(trial.value)} | {state} |")
-    return "\n".join([*lines, ""])
-
-
-def _shown(value: Any) -> str:
-    return (
-        ""
-        if value is None
-        else f"{value:.4g}"
-        if isinstance(value, float)
-        else str(value).replace("|", "\\|")
-    )
-
-
-def _png(axes: Any) -> bytes:
-    import io
-
-    from matplotlib import pyplot
-
-    stream = io.BytesIO()
-    axes.figure.savefig(stream, format="png", bbox_inches="tight", dpi=120)
-    pyplot.close(axes.figure)
-    return stream.getvalue()
 
 
 def _storage(folder: Path) -> JournalStorage:

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from ..errors import ConfigError, UserError
-from ..files import replace_bytes, replace_text
+from ..files import make_folder, replace_bytes, replace_text
 from ..parts import expand
 from ..preflight import preflight
 from ..search import config_dir, register
@@ -77,8 +77,8 @@ def main(arguments: list[str], own: list[Path]) -> None:
             "tlrun diagnose: this data is vectors, which are compared as they are: name no more than one model"
         )
     device = build(candidates[0].config["trainer"]).device()
+    make_folder(folder)
     found = ranked([_diagnose(candidate, settings, options.labels) for candidate in candidates])
-    folder.mkdir(parents=True, exist_ok=True)
     written = {
         "diagnoses": [as_json(d) for d in found],
         "settings": asdict(settings),

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import rich
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..errors import UserError, nearest
 from ..search import config_dir, groups
@@ -64,7 +64,9 @@ def main(arguments: list[str], own: list[Path]) -> None:
         raise UserError(f"tlrun list: no group '{wanted}'{nearest(wanted, found)}")
     described = {option: describe(file) for option, file in found[names[0]].items()}
     cited = any(source for _, source in described.values())
-    table = Table(names[0], "what it is", *(["source"] if cited else []), show_lines=cited)
+    heads = (names[0], "what it is", *(["source"] if cited else []))
+    # Folded, not cut: an address that lacks its end is none.
+    table = Table(*(Column(head, overflow="fold") for head in heads), show_lines=cited)
     for option, (line, source) in described.items():
         table.add_row(option, line, *([source] if cited else []))
     rich.print(table)

@@ -44,7 +44,11 @@ def main(arguments: list[str], own: list[Path]) -> None:
     parser.add_argument("data", nargs="*", metavar="data.KEY=VALUE", help="other samples than the run's")
     parser.add_argument("--pick", help="a criterion's checkpoint: last (default), im, source_val, ...")
     parser.add_argument("--stage", help="default: the last one")
-    parser.add_argument("--format", choices=predictions.FORMATS, default="csv")
+    parser.add_argument(
+        "--format",
+        choices=predictions.FORMATS,
+        help="default: the suffix of --output, if it is one; else csv",
+    )
     parser.add_argument("--output", type=Path, help="default: RUN_DIR/predictions/STAGE-PICK.FORMAT")
     parser.add_argument(
         "--report", action="store_true", help="also keep what report.html shows, and write it anew"
@@ -58,7 +62,8 @@ def main(arguments: list[str], own: list[Path]) -> None:
         raise UserError(f"tlrun predict: --report needs a finished run, and {told.run} has no results.json")
     if changed and told.output is None:
         raise UserError("tlrun predict: say with --output where predictions of other samples go")
-    predictions.check_format(told.format)
+    kind = _format(told.format, told.output)
+    predictions.check_format(kind)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[Handler()])
 
     from ..building import build
@@ -71,9 +76,17 @@ def main(arguments: list[str], own: list[Path]) -> None:
     run = reopen(told.run, merged)
     stage = told.stage or list(run.stages)[-1]
     pick = told.pick or merged["report"]["checkpoint"]
-    write_predictions(run, stage, pick, told.format, told.output)
+    write_predictions(run, stage, pick, kind, told.output)
     if told.report:
         logging.getLogger(__name__).info("report: %s", write_report(run, build(merged["report"])))
+
+
+def _format(told: predictions.Format | None, output: Path | None) -> predictions.Format:
+    suffix = output.suffix[1:].lower() if output else ""
+    named = next((kind for kind in predictions.FORMATS if kind == suffix), None)
+    if told and named and told != named:
+        raise UserError(f"tlrun predict: --output {output} names another format than --format {told}")
+    return told or named or "csv"
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -126,15 +126,13 @@ def _counted(states: Iterable[str]) -> str:
 
 
 def _duration(about: dict[str, Any], state: str) -> str:
-    """Of the last process that was at it."""
+    """Of the last process that was at it; nobody knows when a killed one ended."""
     try:
         begun = datetime.fromisoformat(about["started"])
-        ended = about.get("ended") or (
-            datetime.now(UTC).isoformat() if state == "running" else about["started"]
-        )
-        seconds = round((datetime.fromisoformat(ended) - begun).total_seconds())
+        ended = datetime.now(UTC) if state == "running" else datetime.fromisoformat(about["ended"])
+        seconds = round((ended - begun).total_seconds())
     except (KeyError, TypeError, ValueError):
         return ""
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours or minutes or seconds else ""
+    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -109,7 +109,7 @@ def cached_tokens(
         names = [samples.names[i] for i in np.flatnonzero(~full)]
         some = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
         if on_corrupt == "error":
-            raise DataError(f"{len(names)} texts are empty; remove them, or set data.on_corrupt=skip: {some}")
+            raise DataError(f"empty texts ({len(names)}); remove them, or set data.on_corrupt=skip: {some}")
         log.warning("domain '%s': %d empty texts left out: %s", samples.domain, len(names), some)
         samples = samples.keep(full)
     assert samples.texts is not None

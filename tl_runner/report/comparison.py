@@ -83,6 +83,13 @@ class Comparison:
     def transfers(self) -> list[str]:
         return list(self.scores[self.pick].index.unique("transfer"))
 
+    @cached_property
+    def averaged(self) -> bool:
+        """Whether some row has all of several transfers."""
+        return len(self.transfers) > 1 and bool(
+            statistics.averages(self.scores[self.pick]).notna().any(axis=None)
+        )
+
     @property
     def picks(self) -> list[str]:
         """`last` first, the label-free, `oracle` last."""
@@ -149,8 +156,8 @@ def compare(
     own_start = "init_from" not in by and _determined("init_from", [kept(configs[run]) for run in done])
     shared = [kept(configs[run], *over, *(["init_from"] if own_start else [])) for run in done]
     placed = [{k: v for k, v in configs[run].items() if within(k, columns)} for run in done]
-    names = tell_apart([label(run, by) for run in done], shared)
-    transfers = tell_apart([label(run, columns) for run in done], placed)
+    names = tell_apart(done, [label(run, by) for run in done], shared)
+    transfers = tell_apart(done, [label(run, columns) for run in done], placed)
 
     rows: dict[str, Row] = {}
     # The newest first: of two runs of the same, it counts.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import COLOURS, FAINT, INK, SEEING, SOURCE, TARGET, figure, short, whole_epochs
+from .style import COLOURS, FAINT, INK, SEEING, SOURCE, TARGET, figure, of_percent, short, whole_epochs
 
 Curve = npt.NDArray[np.float64]
 
@@ -122,6 +122,7 @@ def _accuracies(
             axes.plot(pick.epoch, height, marker, color=colour, markersize=size + 3, markerfacecolor="none")
     axes.set_ylabel("accuracy (%)")
     axes.margins(y=0.12)
+    axes.set_ylim(of_percent(axes.get_ylim()))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.1)
 
 

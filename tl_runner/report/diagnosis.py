@@ -152,7 +152,11 @@ def _distances(d: Diagnosis) -> Table:
         few = len(d.classes) - len(d.class_distances)
         table.notes = [
             "A class has fewer rows, which alone changes most distances: compare classes with one another only.",
-            *([f"{few} classes have too few rows for distances of their own."] if few else []),
+            *(
+                [f"Too few rows for distances of their own: {few} of {len(d.classes)} classes."]
+                if few
+                else []
+            ),
         ]
     return table
 

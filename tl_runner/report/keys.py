@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import DataError, nearest
-from ..parts import named
 from .runs import Run, flat
 
 Config = Mapping[str, Any]
@@ -66,19 +65,23 @@ def label(run: Run, keys: Sequence[str]) -> str:
     return ", ".join(parts) or "all"
 
 
-def tell_apart(labels: Sequence[str], configs: Sequence[Config]) -> list[str]:
-    """Labels; those of different configs with the keys that tell these apart, as few as will do."""
+def tell_apart(runs: Sequence[Run], labels: Sequence[str], configs: Sequence[Config]) -> list[str]:
+    """Labels of runs; those of different configs with the keys that tell these apart, as few as will do."""
     told = list(labels)
     for name in dict.fromkeys(labels):
         same = [i for i, other in enumerate(labels) if other == name]
         distinct = {text_of(configs[i]): configs[i] for i in same}
+        of = {text_of(configs[i]): runs[i] for i in same}
         keys: list[str] = []
         apart = 1
         for key in sorted(differing(list(distinct.values())), key=_says_little):
             groups = {text_of([c.get(k) for k in (*keys, key)]) for c in distinct.values()}
             if len(groups) > apart:
                 keys, apart = [*keys, key], len(groups)
-        texts = {t: ", ".join([name, *(_told(key, c.get(key)) for key in keys)]) for t, c in distinct.items()}
+        texts = {
+            t: ", ".join([name, *(_told(of[t], key, c.get(key)) for key in keys)])
+            for t, c in distinct.items()
+        }
         for n, (t, full) in enumerate(texts.items()):
             if list(texts.values()).index(full) < n:  # What was left out of long values told them apart.
                 texts[t] = f"{full} ({n + 1})"
@@ -92,9 +95,10 @@ def _says_little(key: str) -> int:
     return 0 if key.endswith("._target_") else 1 if key.endswith(".name") else 2
 
 
-def _told(key: str, value: Any) -> str:
+def _told(run: Run, key: str, value: Any) -> str:
     if key.endswith("._target_") and isinstance(value, str):
-        return f"{key.removesuffix('._target_')}={named({'_target_': value})}"
+        group = key.removesuffix("._target_")
+        return f"{group}={run.name(group)}"
     return f"{key}={_short(value)}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import shlex
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -146,7 +147,12 @@ def _render(folder: Path, results: Mapping[str, Any], sections: list[Section]) -
         objective=results.get("objective"),
         sections=sections,
         kept=list(results.get("source_accuracy", {}).items()),
-        environment=[(key, _text(value)) for key, value in told.items()],
+        # Outside a repository there is nothing to tell of one.
+        environment=[
+            (key, _text(value))
+            for key, value in told.items()
+            if value != {"revision": None, "changed": False}
+        ],
         config=yaml.safe_dump(results["config"], sort_keys=False, allow_unicode=True),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -155,6 +161,6 @@ def _render(folder: Path, results: Mapping[str, Any], sections: list[Section]) -
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
-    if isinstance(value, list):
-        return " ".join(map(str, value))
+    if isinstance(value, list):  # The command line, to be pasted.
+        return shlex.join(map(str, value))
     return "none" if value is None else str(value)

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import scikit_posthocs
 from matplotlib.axes import Axes
@@ -16,14 +17,16 @@ from . import statistics
 from .baselines import Against, against
 from .comparison import Comparison
 from .formats import format_of
-from .style import COLOURS, INK, WIDTH, figure, short
+from .style import COLOURS, INK, WIDTH, figure, of_percent, short
 from .words import gain, picked
 
 GAIN, LOSS, BASE = COLOURS[0], COLOURS[6], INK
 ACROSS = 7
 """Panels side by side."""
 MOST = 14
-"""Transfers that are drawn one by one; of more, the average alone."""
+"""Transfers that are drawn one by one; of more, the average alone, if there is one."""
+RANKED = 16
+"""Rows that a diagram of critical differences can join by bars and still be read; of more the tables tell."""
 
 
 CAPTIONS = {
@@ -35,17 +38,19 @@ CAPTIONS = {
 
 
 def plots(comparison: Comparison) -> dict[str, Callable[[], Figure]]:
-    """What draws each figure: `scores`; `gains`, if there is a source_only; `ranks`, if a test can tell rows apart.
+    """What draws each figure: if there is a panel to draw, `scores` and, over a source_only, `gains`; `ranks`, of
+    some rows that a test can tell apart.
 
     To be called, and the figures to be saved, within `style()`.
     """
     found = against(comparison, "source_only")
-    made: dict[str, Callable[[], Figure]] = {"scores": partial(_scores, comparison, found)}
-    if found:
-        made["gains"] = partial(_gains, comparison, found)
+    made: dict[str, Callable[[], Figure]] = {}
+    if _panel_names(comparison):
+        made["scores"] = partial(_scores, comparison, found)
+        made |= {"gains": partial(_gains, comparison, found)} if found else {}
     rivals = comparison.tested[[row.name for row in comparison.rivals]].dropna()
     tests = rivals.shape[1] * (rivals.shape[1] - 1) / 2
-    if rivals.shape[1] > 2 and tests * statistics.smallest_p(len(rivals)) < statistics.ALPHA:
+    if 2 < rivals.shape[1] <= RANKED and tests * statistics.smallest_p(len(rivals)) < statistics.ALPHA:
         made["ranks"] = partial(_ranks, rivals)
     return made
 
@@ -59,7 +64,7 @@ def _shortened(names: Iterable[str]) -> list[str]:
 
 def _panel_names(comparison: Comparison) -> list[str]:
     transfers = comparison.transfers if len(comparison.transfers) <= MOST else []
-    return [*transfers, *(["average"] if len(comparison.transfers) > 1 else [])]
+    return [*transfers, *(["average"] if comparison.averaged else [])]
 
 
 def _across(comparison: Comparison) -> int:
@@ -68,13 +73,18 @@ def _across(comparison: Comparison) -> int:
     return -(-n // -(-n // ACROSS))
 
 
+def _names_width(comparison: Comparison) -> float:
+    """About, in inches."""
+    return min(4.0, max(1.0, 0.065 * max(map(len, _shortened(row.name for row in comparison.rows)))))
+
+
 def _width(comparison: Comparison) -> float:
-    return min(WIDTH, 1.6 + 1.9 * _across(comparison))
+    return min(WIDTH, 0.6 + _names_width(comparison) + 1.9 * _across(comparison))
 
 
 def _panel_width(comparison: Comparison) -> float:
     """About, in inches."""
-    return (_width(comparison) - 1.0) / _across(comparison) - 0.1
+    return (_width(comparison) - _names_width(comparison)) / _across(comparison) - 0.1
 
 
 def _panels(
@@ -105,7 +115,7 @@ def _scores(comparison: Comparison, found: list[Against]) -> Figure:
     """Mean, standard deviation and every seed; the dashed line is source_only."""
     names = [row.name for row in comparison.rows]
     scores, base = comparison.scores[comparison.pick], found[0].base.name if found else None
-    average = statistics.averages(scores)
+    average, shares = statistics.averages(scores), format_of(comparison.metric).percent
 
     def draw(axes: Axes, panel: str) -> None:
         values = average if panel == "average" else scores.xs(panel, level="transfer")
@@ -113,14 +123,18 @@ def _scores(comparison: Comparison, found: list[Against]) -> Figure:
             column = values[name].dropna()
             axes.plot(column, [y] * len(column), "|", color=INK, markersize=5, markeredgewidth=0.6)
         means, colours = values.mean(), [BASE if name == base else GAIN for name in names]
-        axes.hlines(range(len(names)), means - values.std(), means + values.std(), colours)
+        ends = np.array([means - values.std(), means + values.std()])
+        low, high = ends.clip(0, 100) if shares else ends
+        axes.hlines(range(len(names)), low, high, colours)
         axes.scatter(means, range(len(names)), s=18, c=colours, zorder=3)
         if base is not None:
             axes.axvline(
                 float(values[base].mean()), color=BASE, linestyle=(0, (3, 2)), linewidth=0.8, zorder=1
             )
+        if shares:
+            axes.set_xlim(of_percent(axes.get_xlim()))
 
-    unit = ", %" if format_of(comparison.metric).percent else ""
+    unit = ", %" if shares else ""
     return _panels(comparison, names, draw, f"{comparison.metric} {picked(comparison.pick)}{unit}")
 
 
@@ -132,7 +146,7 @@ def _gains(comparison: Comparison, found: list[Against]) -> Figure:
     high = 1.0 if low == high else high
 
     # The numbers stand in a column of .45 inches to the right of the longest bar.
-    share = 0.45 / _panel_width(comparison)
+    share = min(0.6, 0.45 / _panel_width(comparison))
     ticks = 2 if share > 0.4 else 4
     reach = low, high + (high - low) * share / (1 - share)
 

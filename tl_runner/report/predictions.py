@@ -6,13 +6,14 @@ import csv
 import importlib.util
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UserError
+from ..errors import DataError, UserError, reason
 
 Format = Literal["csv", "parquet"]
 FORMATS: tuple[Format, ...] = ("csv", "parquet")
@@ -37,16 +38,20 @@ def write(file: Path, kind: Format, parts: Iterable[Part]) -> None:
         parts: columns by name, the same in each part.
 
     Raises:
-        OSError: if the file cannot be written.
+        DataError: if the file cannot be written.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
+        if file.is_dir():  # Which would show at the end.
+            raise IsADirectoryError("it is a folder")
+        file.parent.mkdir(parents=True, exist_ok=True)
         (_write_parquet if kind == "parquet" else _write_csv)(temporary, parts)
         temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        raise DataError(f"cannot write predictions into {file} ({reason(error)})") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _write_csv(file: Path, parts: Iterable[Part]) -> None:

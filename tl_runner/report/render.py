@@ -34,19 +34,23 @@ _LATEX = str.maketrans(
 
 
 def terminal(table: Table, width: int = 10**9) -> Group:
-    """For a console of some width: where there is little, spreads are left out, then columns go on below."""
+    """For a console of some width: where there is little, spreads are left out, then columns go on below; names
+    leave them half of it."""
     full = [table.head, *([cell.text for cell in line] for line in table.lines)]
     narrow = sum(_widths(full)) > width
     brief = [table.head, *([cell.brief or cell.text for cell in line] for line in table.lines)]
     head, *lines = brief if narrow else full
     made = []
-    for block in [range(len(head))] if table.words else _blocks(_widths([head, *lines]), width):
+    widths = _widths([head, *lines])
+    if sum(widths) > width:
+        widths[0] = min(widths[0], width // 2)
+    # Of a table without a line, its notes say why.
+    for block in [] if not lines else [range(len(head))] if table.words else _blocks(widths, width):
         part = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for i in block:
             justify: Literal["left", "right"] = "right" if i and not table.words else "left"
-            part.add_column(
-                plain(head[i]), justify=justify, overflow="fold", no_wrap=i == 0 and not table.words
-            )
+            most = None if i or table.words else widths[0] - 2
+            part.add_column(plain(head[i]), justify=justify, overflow="fold", min_width=most, max_width=most)
         for texts, cells in zip(lines, table.lines, strict=True):
             styles = ["bold" if c.best else "yellow" if c.loses else "" for c in cells]
             part.add_row(*(plain(texts[i], styles[i]) for i in block))
@@ -73,7 +77,8 @@ def _blocks(widths: Sequence[int], width: int) -> list[list[int]]:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Neither markup nor anything that a terminal would obey."""
+    """Neither markup nor anything that a terminal would obey; in one paragraph."""
+    text = re.sub(r"\s*\n\s*", " ", text)
     return Text("".join(c if c.isprintable() else "\ufffd" for c in text), style)
 
 
@@ -83,11 +88,10 @@ def markdown(table: Table, level: int = 2) -> str:
     def cell(c: Cell) -> str:
         return f"**{escaped(c.text)}**" if c.best else escaped(c.text)
 
-    lines = grid(map(escaped, table.head), (map(cell, line) for line in table.lines))
+    lines = list(grid(map(escaped, table.head), (map(cell, line) for line in table.lines)))
     notes = [f"- {escaped(note)}" for note in table.notes]
-    return "\n".join(
-        [f"{'#' * level} {escaped(table.title)}", "", *lines, "", *notes, *([""] if notes else [])]
-    )
+    parts = ["\n".join(part) for part in (lines if table.lines else [], notes) if part]
+    return "\n\n".join([f"{'#' * level} {escaped(table.title)}", *parts]) + "\n"
 
 
 def grid(head: Iterable[str], lines: Iterable[Iterable[str]]) -> Iterator[str]:

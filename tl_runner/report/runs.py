@@ -94,8 +94,7 @@ class Run:
         if isinstance(value, Mapping):
             if key.endswith(".method") and "_target_" in value:
                 return named(dict(value))
-            chosen = self._choices.get(key)
-            return str(chosen or str(value.get("_target_", "?")).rpartition(".")[2])
+            return str(self._choices.get(key) or named({"_target_": value.get("_target_", "?")}))
         if isinstance(value, list):
             return "+".join(map(str, value))
         return "null" if value is None else str(value)

@@ -76,6 +76,7 @@ def study(runs: Iterable[Run]) -> Study:
     data = [{k: v for k, v in config_of(run).items() if k.startswith("data.")} for run in done]
     free = (*PLACE, "data.seed")
     transfers = tell_apart(
+        done,
         [run.transfer.replace(" -> ", " → ") for run in done],
         [{k: v for k, v in each.items() if not within(k, free)} for each in data],
     )

@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from ..errors import DataError, reason
 from ..files import replace_bytes
 from .render import markdown
-from .study import COLLAPSED, REFERENCES, Study, over_runs, summary
+from .study import COLLAPSED, LEAST, REFERENCES, Study, over_runs, summary
 from .style import COLOURS, FAINT, INK, MARKERS, figure, png, short, style
 from .tables import Cell, Table
 from .words import NONE
 
 CAPTIONS = {
-    "epochs": "Selecting an epoch. Dots: runs; bars: their means. Left: how well the scores of a run's epochs rank "
-    "its target accuracy. Right: accuracy that the pick gives away.",
+    "epochs": "Selecting an epoch. Dots: runs; bars: their means. ρ: how well the scores of a run's epochs rank its "
+    "target accuracy. Regret: accuracy that the pick gives away.",
     "methods": "Mean regret of each criterion's pick, in points of target accuracy, by method.",
     "runs": "Selecting a run. Dots: runs at the criterion's own pick, colours: transfers. A criterion that selects "
     "well rises within each colour.",
@@ -33,15 +33,18 @@ def tables(study: Study) -> list[Table]:
     if len(study.choices):
         made.append(_runs(study))
     if len(study.methods) > 1:
-        made += [
-            _by_method(study, "regret", "regret of the pick, in points", False),
-            _by_method(study, "spearman", "Spearman's ρ over the epochs", True),
-        ]
+        made.append(_by_method(study, "regret", "regret of the pick, in points", False))
+        if _ranked(study):
+            made.append(_by_method(study, "spearman", "Spearman's ρ over the epochs", True))
     if study.listed:
         table = Table("not studied", ["run", "status", "why"], words=True)
         table.lines = [[Cell(str(run.folder)), Cell(run.status), Cell(why)] for run, why in study.listed]
         made.append(table)
     return made
+
+
+def _ranked(study: Study) -> bool:
+    return bool(study.picks["spearman"].notna().any())
 
 
 def _number(value: float, digits: int = 1) -> str:
@@ -88,6 +91,8 @@ def _epochs(study: Study) -> Table:
         "oracle target labels"
         + (", labeled_val those that runs were given of held-out target rows." if given else "."),
     ]
+    if not _ranked(study):
+        table.notes.append(f"No run has the {LEAST} epochs of different accuracy that ρ and τ take.")
     if (found["runs"] != study.runs).any():
         table.notes.append("Criteria that some runs lack are judged on the others: compare them with care.")
     return table
@@ -149,8 +154,9 @@ def _plot_epochs(study: Study) -> Figure:
     order = [name for name in found.index if name != "oracle"]
     shown = study.picks[study.picks["criterion"].isin(order)]
     made = figure(0.8 + 0.27 * len(order))
-    left, right = made.subplots(1, 2, sharey=True)
-    for axes, column in ((left, "spearman"), (right, "regret")):
+    columns = [*(["spearman"] if _ranked(study) else []), "regret"]
+    panels = made.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for axes, column in zip(panels, columns, strict=True):
         sns.stripplot(
             data=shown,
             x=column,
@@ -173,11 +179,12 @@ def _plot_epochs(study: Study) -> Figure:
         )
         axes.set_ylabel("")
         axes.tick_params(axis="y", length=0)
-    left.axvline(0, color=FAINT, linewidth=0.8)
-    left.set_xlim(-1.05, 1.05)
-    left.set_xlabel("Spearman's ρ over the epochs")
-    right.set_xlim(left=-0.02 * max(1.0, right.get_xlim()[1]))
-    right.set_xlabel("regret of the pick, points of accuracy")
+    if len(panels) > 1:
+        panels[0].axvline(0, color=FAINT, linewidth=0.8)
+        panels[0].set_xlim(-1.05, 1.05)
+        panels[0].set_xlabel("Spearman's ρ over the epochs")
+    panels[-1].set_xlim(left=-0.02 * max(1.0, panels[-1].get_xlim()[1]))
+    panels[-1].set_xlabel("regret of the pick, points of accuracy")
     return made
 
 

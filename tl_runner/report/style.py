@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +32,12 @@ INK, FAINT, GRID = "#1a1a1a", "#767676", "#e3e3e3"
 TARGET, SOURCE, SEEING = COLOURS[0], COLOURS[6], COLOURS[2]
 
 # For class names of other scripts, where these fonts are installed.
-_FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans", "Arial Unicode MS")
+_FONTS = (
+    *("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR"),
+    *("Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "IPAexGothic"),
+    *("NanumGothic", "Microsoft YaHei", "SimHei", "Yu Gothic", "Malgun Gothic"),
+    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Noto Sans", "Arial Unicode MS"),
+)
 
 
 @contextmanager
@@ -65,7 +71,9 @@ def style() -> Iterator[None]:
         "text.parse_math": False,
         "figure.facecolor": "white",
     }
-    with mpl.rc_context(settings):
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        # A box says it, once in the figure instead of once for each letter on the terminal.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
 
 
@@ -98,6 +106,17 @@ def short(name: str, length: int = 22) -> str:
         return name
     tail = (length - 1) // 2
     return f"{name[: length - 1 - tail]}…{name[-tail:]}"
+
+
+def of_percent(limits: tuple[float, float]) -> tuple[float, float]:
+    """Limits of an axis of percentages: beyond 0 and 100 no more than half a mark.
+
+    >>> of_percent((75, 125)), of_percent((40, 60))
+    ((75, 102.0), (40, 60))
+    """
+    low, high = limits
+    edge = 0.04 * (high - low)
+    return max(low, -edge), min(high, 100 + edge)
 
 
 def whole_epochs(axes: Axes, last: int, ticks: int = 10) -> None:

@@ -48,7 +48,7 @@ def tables(comparison: Comparison, ci: bool = False) -> list[Table]:
     """
     spread = spread_of(comparison.metric, ci)
     baselines = [(name, against(comparison, name)) for name in BASELINES]
-    made = [_scores(comparison, spread, ci), _by_pick(comparison, spread)]
+    made = [_scores(comparison, spread, ci), *_by_pick(comparison, spread)]
     made += [_against(comparison, name, found) for name, found in baselines if found]
     made += [_to_best(comparison)] if len(comparison.rivals) > 1 else []
     made += _kept(comparison)
@@ -68,8 +68,8 @@ def _of(found: float, most: float) -> str:
 
 
 def _head(comparison: Comparison, *more: str) -> list[str]:
-    several = ["average"] if len(comparison.transfers) > 1 else []
-    return [", ".join(comparison.by), *comparison.transfers, *several, *more]
+    average = ["average"] if comparison.averaged else []
+    return [", ".join(comparison.by), *comparison.transfers, *average, *more]
 
 
 def _scores(comparison: Comparison, spread: Spread, ci: bool) -> Table:
@@ -93,7 +93,7 @@ def _scores(comparison: Comparison, spread: Spread, ci: bool) -> Table:
             text = spread(values) + _of(values.count(), len(values))
             brief = number(values.mean(), metric) + mark.strip()
             cells.append(Cell(text + mark, row.name in best[transfer], bool(mark), brief))
-        if len(comparison.transfers) > 1:
+        if comparison.averaged:
             text = spread(average[row.name]) + _of(average[row.name].count(), average.count().max())
             brief = number(average[row.name].mean(), metric)
             cells.append(Cell(text, row.name in best["average"], brief=brief))
@@ -152,7 +152,8 @@ def _told_by(transfers: Sequence[pd.DataFrame]) -> str:
     )
 
 
-def _by_pick(comparison: Comparison, spread: Spread) -> Table:
+def _by_pick(comparison: Comparison, spread: Spread) -> list[Table]:
+    """Nothing where no row has an average."""
     over = ", averaged over the transfers" if len(comparison.transfers) > 1 else ""
     table = Table(
         f"{comparison.metric} by who picks the epoch{over}", [", ".join(comparison.by), *comparison.picks]
@@ -176,7 +177,7 @@ def _by_pick(comparison: Comparison, spread: Spread) -> Table:
         table.notes.append(
             "oracle looks at the target's labels: it is what most papers report and nobody has."
         )
-    return table
+    return [table] if table.lines else []
 
 
 def _against(comparison: Comparison, name: str, found: Sequence[Against]) -> Table:
@@ -188,7 +189,7 @@ def _against(comparison: Comparison, name: str, found: Sequence[Against]) -> Tab
             Cell(gain(a.transfers["difference"][t], metric) + (m := _mark(a.transfers, t)), loses=bool(m))
             for t in comparison.transfers
         ]
-        if len(comparison.transfers) > 1:
+        if comparison.averaged:
             gains.append(Cell(gain(a.gained, metric), loses=a.gained < 0))
         known = int(a.transfers["difference"].count())
         share = f" ({100 * a.runs.losses / a.runs.n:.0f} %)" if a.runs.n else ""
