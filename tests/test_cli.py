@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -289,6 +290,17 @@ def test_a_mistyped_command_and_the_version(tlrun: Tlrun) -> None:
     assert done.returncode == 2
     assert "there is no command 'reprot'; did you mean 'report'?" in done.stderr
     assert tlrun("--version").stdout == f"tl-runner {version('tl-runner')}\n"
+
+
+def test_what_a_domain_without_class_folders_is_told_is_right(
+    folders: Path, told: Told, tlrun: Tlrun
+) -> None:
+    for file in (folders / "b").rglob("*.png"):
+        file.rename(folders / "b" / f"{file.parent.name}-{file.name}")
+    message = told(*on(folders))
+    hint = re.search(r'in no class folders: "(data\.layout=.*?)"', message)
+    assert hint is not None
+    assert "target 24" in tlrun(*on(folders, hint[1])).stdout
 
 
 def test_a_layout_may_be_typed_as_it_is(folders: Path, tlrun: Tlrun) -> None:

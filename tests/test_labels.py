@@ -238,8 +238,9 @@ def test_only_methods_that_know_how_are_given_mixed_labels(tmp_path: Path) -> No
 
 
 def test_a_wrapper_passes_mixed_labels_on(tmp_path: Path) -> None:
-    config = composed("trainer=smoke", "method=sdat", "method.method={source_only: {mixup: 0.5}}")
-    other = composed("trainer=smoke", "method=sdat", "method.method=source_only")
+    plain = ("method=sdat", "method.adversarial=[]")
+    config = composed("trainer=smoke", *plain, "method.method={source_only: {mixup: 0.5}}")
+    other = composed("trainer=smoke", *plain, "method.method=source_only")
     one, two = (run(c, tmp_path / str(i))["stages"]["adapt"]["losses"] for i, c in enumerate((config, other)))
     assert one["source"] != two["source"]
     extra = composed("trainer=smoke", "method=source_only", "method.mixup=0.5", "+method.extra=[mcc]")

@@ -91,10 +91,17 @@ class Folders:
             log.warning("domain '%s': class folders without %s are ignored: %s", domain, one, empty)
 
     def _missing(self, looked: Path, layout: str, domain: str | None = None) -> str:
-        message = f"no {self.kind} found: looked for {looked}; expected the layout {self.root}/{layout}"
+        where = "" if self.root.is_absolute() else f" (in {Path.cwd()})"
+        message = (
+            f"no {self.kind} found: looked for {looked}{where}; expected the layout {self.root}/{layout}"
+        )
         if domain and self.root.is_dir():
             have = [f.name for f in self.root.iterdir() if f.is_dir()]
-            message += f" (folders there: {', '.join(sorted(have)[:12]) or 'none'}{nearest(domain, have)})"
+            hint = nearest(domain, have)
+            if domain in have and "{class}" in layout:
+                flat = f"{{default: '{layout}', '{domain}': '{{domain}}/*'}}"
+                hint = f'; if its {self.kind} lie in no class folders: "{self.keys}.layout={flat}"'
+            message += f" (folders there: {', '.join(sorted(have)[:12]) or 'none'}{hint})"
         if self.source_url:
             message += f". Get it from {self.source_url}"
         return f"{message}. Set {self.keys}.root, or paths.data / TLRUN_DATA for the folder that holds all data sets"
