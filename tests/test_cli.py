@@ -295,12 +295,13 @@ def test_a_mistyped_command_and_the_version(tlrun: Tlrun) -> None:
 def test_what_a_domain_without_class_folders_is_told_is_right(
     folders: Path, told: Told, tlrun: Tlrun
 ) -> None:
+    (folders / "the new").mkdir()
     for file in (folders / "b").rglob("*.png"):
-        file.rename(folders / "b" / f"{file.parent.name}-{file.name}")
-    message = told(*on(folders))
+        file.rename(folders / "the new" / f"{file.parent.name}-{file.name}")
+    message = told(*on(folders, "data.target=the new"))
     hint = re.search(r'in no class folders: "(data\.layout=.*?)"', message)
     assert hint is not None
-    assert "target 24" in tlrun(*on(folders, hint[1])).stdout
+    assert "target 24" in tlrun(*on(folders, "data.target=the new", hint[1])).stdout
 
 
 def test_a_layout_may_be_typed_as_it_is(folders: Path, tlrun: Tlrun) -> None:

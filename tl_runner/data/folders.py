@@ -99,7 +99,7 @@ class Folders:
             have = [f.name for f in self.root.iterdir() if f.is_dir()]
             hint = nearest(domain, have)
             if domain in have and "{class}" in layout:
-                flat = f"{{default: '{layout}', '{domain}': '{{domain}}/*'}}"
+                flat = f"{{default: '{layout}', {domain}: '{{domain}}/*'}}"
                 hint = f'; if its {self.kind} lie in no class folders: "{self.keys}.layout={flat}"'
             message += f" (folders there: {', '.join(sorted(have)[:12]) or 'none'}{hint})"
         if self.source_url:
