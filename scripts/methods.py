@@ -55,7 +55,8 @@ def entry(name: str, file: Path) -> Iterator[str]:
     if kind.source_free:
         yield "- adapts a trained model: it needs an earlier stage"
     elif is_loss(kind) and "target" in kind.roles:
-        yield f"- can be added to another method: `+method.extra=[{name}]`"
+        free = ", which need not read the source" if kind.source_optional else ""
+        yield f"- can be added to another method{free}: `+method.extra=[{name}]`"
     yield from measured(name)
     yield from experiments(name)
     yield ""

@@ -571,6 +571,29 @@ def test_what_the_method_freezes_is_told_as_frozen(tuning: str, tmp_path: Path) 
     assert adapt["backbone"] == [93_472 if tuning == "full" else 0, 93_472]
 
 
+def test_what_updates_nothing_trains_nothing(tmp_path: Path) -> None:
+    config = composed("trainer=smoke", "method=svm", "method.role=source", "model.neck=none")
+    table = run(config, tmp_path)["stages"]["adapt"]["parameters"]
+    assert [train for train, _ in table.values()] == [0, 0, 0]
+    assert table["backbone"][1] > 0
+
+
+def test_few_updates_are_worth_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Thirty labels are one batch: an epoch is one step, and ten do not even move batch-norm's averages."""
+    few = (
+        "method=finetune",
+        "data.source=null",
+        "data.labeled_per_class=3",
+        "trainer.epochs=2",
+        "model=tiny",
+    )
+    run(composed(*few, "validators=fast", "report=none", "trainer.accelerator=cpu"), tmp_path / "few")
+    assert "stage adapt: 2 epochs of 1 steps are 2 updates in all; trainer.steps_per_epoch=100" in caplog.text
+    caplog.clear()
+    run(composed("trainer=smoke", *few[:3]), tmp_path / "told")  # it says how many steps
+    assert "updates in all" not in caplog.text
+
+
 def test_nothing_left_to_train(tmp_path: Path) -> None:
     """SHOT freezes the head."""
     config = composed("trainer=smoke", "method=shot", "recipe=source_free", "tuning=linear_probe")

@@ -43,6 +43,9 @@ from .validators import RankEnsemble, Validator
 
 log = logging.getLogger(__name__)
 
+FEW = 100
+"""Updates in a stage that are hardly enough to train anything, batch-norm's moving averages above all."""
+
 
 @dataclass
 class Stage:
@@ -112,7 +115,9 @@ def fit(
     with stage.cached(model, data, device) as prepared, ExitStack() as parts:
         stage = replace(stage, validators=usable(stage.validators, prepared))
         method = stage.method(model, prepared.info)
-        table = parameter_table(model, backbone)  # Only now: methods freeze parts too.
+        trains = all(kind.trains for kind in classes(stage.method))
+        # Only now: methods freeze parts too.
+        table = [(name, train * trains, total) for name, train, total in parameter_table(model, backbone)]
         log.info("%s", shown(table))
         roles.check(stage.name, method, data)
         roles.warn_of_small(stage.trainer.sizes(method.roles), data)
@@ -187,6 +192,11 @@ def _assemble(
     drawn: dict[str, Rows] = {role: resident[role] for role in method.roles}
     whole = {role: resident[role] for role in (*method.roles, *method.collects)}
     steps = settings.steps_per_epoch or max(-(-rows.units // sizes[role]) for role, rows in drawn.items())
+    if settings.steps_per_epoch is None and method.trains and (updates := steps * settings.epochs) < FEW:
+        log.warning(
+            "stage %s: %d epochs of %d steps are %d updates in all; trainer.steps_per_epoch=100 makes more of few rows",
+            *(stage.name, settings.epochs, steps, updates),
+        )
     kind = len(next(iter(drawn.values())).stores[0].shape)
     loader = StageLoader(
         roles=drawn,

@@ -32,6 +32,7 @@ class SVM(Method):
     """
 
     roles: tuple[str, ...] = ()
+    trains = False
     rows: Tensor
     dual: Tensor
     bias: Tensor

@@ -30,6 +30,7 @@ class WiSEFT(Finetune):
         UserError: if it has others.
     """
 
+    trains = False
     point: Tensor
 
     def __init__(self, model: Model, info: DataInfo, points: Count = 11) -> None:
