@@ -255,7 +255,7 @@ def test_impossible_sizes_and_names(folders: Path, told: Told) -> None:
 def test_what_is_wrong_with_a_later_stage_is_said_before_the_first_trains(tmp_path: Path, told: Told) -> None:
     both = (*FAST, "recipe=pretrain_adapt_finetune", f"hydra.run.dir={tmp_path / 'run'}")
     message = told(*both)
-    assert "stage finetune: method Finetune reads role 'labeled', which this data lacks" in message
+    assert "stage finetune: method finetune reads role 'labeled', which this data lacks" in message
     labels = (*both, "data.labeled_per_class=2")
     message = told(*labels, "recipe.stages.finetune.trainer.early_stop=imm")
     assert "stage finetune: trainer.early_stop: no validator 'imm'; did you mean 'im'?" in message

@@ -21,7 +21,7 @@ from .methods.base import Builder
 from .methods.builders import classes
 from .methods.combined import Combined, Extra
 from .nn.model import Model
-from .parts import of_extra
+from .parts import of_extra, word
 from .reporting import Reporting
 from .stage import Stage
 from .validators import LABELLED
@@ -89,7 +89,7 @@ def check_start(stages: Mapping[str, Stage], init_from: str | None) -> None:
     for method in classes(first.method):
         if method.source_free and init_from is None:
             raise UserError(
-                f"method {method.__name__} adapts a trained model, and stage '{first.name}' has none to start "
+                f"method {word(method)} adapts a trained model, and stage '{first.name}' has none to start "
                 "from: add recipe=source_free, which trains one on the source first, or init_from=RUN_DIR"
             )
 

@@ -40,6 +40,11 @@ def named(node: Node) -> str:
     return "+".join([word + inside, *(node.get("extra") or {})])
 
 
+def word(kind: type) -> str:
+    """What the command line calls a method."""
+    return named({"_target_": f"{kind.__module__}.{kind.__name__}"})
+
+
 def check_names(config: Mapping[str, Any], known: Collection[str]) -> list[str]:
     """Problems of the names that method nodes use, `known` being the methods there are."""
     problems = []

@@ -9,6 +9,7 @@ from .data.augment import Augment
 from .data.domains import Prepared
 from .errors import UserError
 from .methods.base import Method
+from .parts import word
 from .types import IMAGES, TEXTS
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ def check(stage: str, method: Method | type[Method], data: Prepared) -> None:
     Raises:
         UserError: if the data lacks a role that the method reads.
     """
-    name = (method if isinstance(method, type) else type(method)).__name__
+    name = word(method if isinstance(method, type) else type(method))
     fixes = {
         "source": "set data.source",
         "target": "set data.target (with data.labeled_per_class=all none is left unlabelled)",
@@ -59,7 +60,7 @@ def views(stage: str, method: Method, augment: Augment, kind: int) -> dict[str, 
             log.info("the two views of a %s sample differ by dropout alone: these are no images", role)
         elif drawn < 2:
             raise UserError(
-                f"stage {stage}: method {type(method).__name__} compares two views of each {role} "
+                f"stage {stage}: method {word(type(method))} compares two views of each {role} "
                 f"image, and this augmentation draws {drawn}: set augment=weak_strong or augment=two_views"
             )
     for role, mixing in method.mixing.items():
