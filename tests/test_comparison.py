@@ -584,6 +584,12 @@ def _figures(root: Path, methods: int, transfers: int, seeds: int) -> set[str]:
     return set(made)
 
 
+def test_a_transfer_without_a_source_is_its_target(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", source=None, target="b")
+    write_run(tmp_path / "b", source="a", target="b")
+    assert compared(tmp_path).transfers == ["a → b", "b"]
+
+
 def test_figures_are_legible(tmp_path: Path) -> None:
     assert _figures(tmp_path / "two", 2, 1, 1) == {"scores", "gains"}
     assert _figures(tmp_path / "five", 5, 4, 3) == {"scores", "gains", "ranks"}

@@ -56,8 +56,9 @@ def within(key: str, groups: Collection[str]) -> bool:
 
 def label(run: Run, keys: Sequence[str]) -> str:
     """What a run has at the keys: `mcc`, `amazon → webcam`, `mcc, lr=0.01`."""
-    domains = [run.name(key) for key in keys if key in ("data.source", "data.target")]
-    parts = [" → ".join(domains)] if domains else []
+    ends = [key for key in keys if key in ("data.source", "data.target")]
+    there = [key for key in ends if run.value(key)] or ends
+    parts = [" → ".join(map(run.name, there))] if ends else []
     for key in keys:
         if key not in ("data.source", "data.target"):
             plain = key in ("method", "experiment") or isinstance(run.value(key), Mapping)
