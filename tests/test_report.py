@@ -150,6 +150,7 @@ def test_stages_are_sections(tmp_path: Path) -> None:
     results["source_accuracy"] = {"source": 0.9, "adapt": 0.85}
     (folder / "results.json").write_text(json.dumps(results))
     seen = Reader(page.write(folder))
+    assert "source_only, then mmd: a → b" in seen.text
     assert "Stage source: source_only" in seen.text
     assert "Stage adapt: mmd" in seen.text
     assert "What is left of the source" in seen.text

@@ -139,9 +139,10 @@ def _save_figures(folder: Path, sections: list[Section]) -> None:
 
 def _render(folder: Path, results: Mapping[str, Any], sections: list[Section]) -> str:
     told = results.get("environment", {})
+    methods = ", then ".join(section.method for section in sections)
     return render(
         "page",
-        title=f"{sections[-1].method}: {results['data']}".replace(" -> ", " → "),
+        title=f"{methods}: {results['data']}".replace(" -> ", " → "),
         folder=str(folder.resolve()),
         results=results,
         objective=results.get("objective"),
