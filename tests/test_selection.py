@@ -7,15 +7,12 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import Tlrun, composed
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from tl_runner import cli
@@ -255,10 +252,8 @@ def test_wrong_objectives(name: str, message: str) -> None:
     assert message in str(error.value)
 
 
-def test_a_job_returns_its_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)), mode=RunMode.RUN)
-    monkeypatch.setattr(HydraConfig, "get", lambda: place)
-    value = cli._job(OmegaConf.create(composed("trainer=smoke")))
+def test_a_job_returns_its_objective(tmp_path: Path) -> None:
+    value = cli._job(OmegaConf.create(composed("trainer=smoke")), tmp_path, multirun=False)
     assert value == json.loads((tmp_path / "results.json").read_text())["objective"]["value"]
     assert isinstance(value, float)
 

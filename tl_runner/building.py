@@ -23,7 +23,7 @@ from .methods.combined import Combined, Extra
 from .nn.model import Model
 from .parts import of_extra, word
 from .reporting import Reporting
-from .stage import Stage
+from .stage import Stage, check_stop
 from .validators import LABELLED
 
 log = logging.getLogger(__name__)
@@ -101,11 +101,10 @@ def check_picks(stages: Mapping[str, Stage], reporting: Reporting) -> None:
         UserError: naming the setting.
     """
     every: set[str] = set()
-    for name, stage in stages.items():
+    for stage in stages.values():
         known = {*stage.validators, *LABELLED}
         every |= known
-        if (stop := stage.trainer.early_stop) is not None and stop not in known:
-            raise UserError(f"stage {name}: trainer.early_stop: no validator '{stop}'{nearest(stop, known)}")
+        check_stop(stage, known)
     if reporting.checkpoint not in (every := every | {"last", "oracle"}):
         hint = nearest(reporting.checkpoint, every)
         raise UserError(f"report.checkpoint: nothing picks '{reporting.checkpoint}'{hint}")

@@ -118,6 +118,8 @@ def _groups(folders: list[Path]) -> str:
 def compose_and_run(arguments: list[str], own: list[Path]) -> None:
     """Run what a command line says, or each job of what it says with `-m`."""
     import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     register(own)
@@ -132,14 +134,16 @@ def compose_and_run(arguments: list[str], own: list[Path]) -> None:
     wrong: list[UserError] = []
 
     def job(config: Any) -> float | None:
+        told = HydraConfig.get()
+        folder, multirun = Path(told.runtime.output_dir), told.mode == RunMode.MULTIRUN
         try:
-            return _job(config)
+            return _job(config, folder, multirun)
         except UserError as error:
-            if _multirun():
+            if multirun:
                 raise
             wrong.append(error)  # Hydra would print a line of its own before it.
             if isinstance(error, ConfigError):
-                _forget()
+                _forget(folder)
             return None
 
     try:
@@ -189,31 +193,19 @@ def _folder_name(overrides: list[str]) -> str:
     return name or "job"
 
 
-def _multirun() -> bool:
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    return HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def _forget() -> None:
+def _forget(folder: Path) -> None:
     """Remove the folder that Hydra has made for a run that never began, if it holds nothing else."""
-    from hydra.core.hydra_config import HydraConfig
-
-    folder = Path(HydraConfig.get().runtime.output_dir)
     if {file.name for file in folder.iterdir()} <= {".hydra", ".lock", "run.log", "status.json"}:
         shutil.rmtree(folder)
 
 
-def _job(config: Any) -> float | None:
+def _job(config: Any, folder: Path, multirun: bool) -> float | None:
     """A single run; what it returns, another library's sweeper may maximise. Our launchers run `jobs`."""
-    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     from .jobs import ready
     from .status import digest, done, locked, recorded
 
-    folder, multirun = Path(HydraConfig.get().runtime.output_dir), _multirun()
     with locked(folder):
         plain: Any = OmegaConf.to_container(config, resolve=True)
         plain = ready(plain, multirun)

@@ -74,6 +74,10 @@ class TransferModule(pl.LightningModule):
         checkpoint["state_dict"] = sharding.divided(checkpoint["state_dict"], self.state_dict())
 
     def on_train_start(self) -> None:
+        if not self.method.trains and self._scaler() is not None:
+            raise UserError(
+                "trainer.precision=16 scales gradients, and this method has none: set trainer.precision=32"
+            )
         sharding.divide_state(self.optimizers().optimizer)  # type: ignore[union-attr]
 
     def on_train_epoch_start(self) -> None:
@@ -117,10 +121,6 @@ class TransferModule(pl.LightningModule):
         # Reading a value of a GPU makes it wait: there, the losses are looked at now and then instead.
         if total.device.type == "cpu" and not math.isfinite(total.item()):
             self.check_finite()
-        if step.updates == [] and self._scaler() is not None:
-            raise UserError(
-                "trainer.precision=16 scales gradients, and this method has none: set trainer.precision=32"
-            )
         self.manual_backward(total)
         if step.updates is not None:
             allowed = {id(p) for module in step.updates for p in module.parameters()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from .data.augment import Augment
 from .data.domains import Prepared
@@ -15,23 +15,24 @@ from .types import IMAGES, TEXTS
 log = logging.getLogger(__name__)
 
 
-def check(stage: str, method: Method | type[Method], data: Prepared) -> None:
+def check(stage: str, kind: type[Method], read: Iterable[str], data: Prepared) -> None:
     """Of a class before it is built, which may need a role's size; of what was built, which may read others.
+
+    Args:
+        read: the roles that it reads.
 
     Raises:
         UserError: if the data lacks a role that the method reads.
     """
-    name = word(method if isinstance(method, type) else type(method))
     fixes = {
         "source": "set data.source",
         "target": "set data.target (with data.labeled_per_class=all none is left unlabelled)",
         "labeled": "set data.labeled_per_class to a number or all, or data.label_fraction",
     }
-    optional = ["source"] * (isinstance(method, type) and method.source_optional)
-    for role in (*method.roles, *method.collects):
-        if role not in (*data.roles, *optional):
+    for role in read:
+        if role not in data.roles:
             raise UserError(
-                f"stage {stage}: method {name} reads role '{role}', which this data lacks: {fixes[role]}"
+                f"stage {stage}: method {word(kind)} reads role '{role}', which this data lacks: {fixes[role]}"
             )
 
 

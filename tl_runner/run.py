@@ -87,7 +87,7 @@ def run(
 
     data = _data(config, stages)
     for stage in stages.values():
-        part(stage, data)
+        part(stage, data)  # A later one's lack is said now.
     if count > 1 and any(rows.units != len(rows) for rows in data.roles.values()):
         raise UserError("trainer.devices: sentences, whose rows are words, cannot be divided; set it to 1")
     _describe(config, data)

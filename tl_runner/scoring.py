@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .metrics import MetricFactory, evaluate
 from .types import Collected
-from .validators import Validator, class_share
+from .validators import LABELLED, Validator, class_share
 
 Row = dict[str, float]
 
@@ -36,15 +36,14 @@ class Score:
     def __call__(self, collected: Mapping[str, Collected]) -> Row:
         """Of what the model says of each evaluation set."""
         scores: Row = {}
-        for name in ("source_val", "labeled_val"):
-            if name in collected:
-                right = collected[name].logits.argmax(1) == collected[name].y
-                scores[f"val/{name}"] = float(right.float().mean())
+        held = {name: collected[name] for name in LABELLED if name in collected}
+        for name, out in held.items():
+            scores[f"val/{name}"] = float((out.logits.argmax(1) == out.y).float().mean())
         if "target" not in collected:
             return scores
         target = collected["target"]
-        held = collected.get("source_val", collected.get("labeled_val"))
-        scores["target/classes"] = class_share(target.logits, None if held is None else held.y)
+        labels = next((out.y for out in held.values()), None)
+        scores["target/classes"] = class_share(target.logits, labels)
         scores |= {f"val/{name}": float(validator(collected)) for name, validator in self.validators.items()}
         if self.truth is not None:
             row = target.row.cpu()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +74,18 @@ class Stage:
         return cached_backbone(model, data, self.method, self.augment, folder, device)
 
 
+def check_stop(stage: Stage, known: Collection[str]) -> None:
+    """Whether what is to stop a stage is known.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if (stop := stage.trainer.early_stop) is not None and stop not in known:
+        raise UserError(
+            f"stage {stage.name}: trainer.early_stop: no validator '{stop}'{nearest(stop, known)}"
+        )
+
+
 def part(stage: Stage, data: Prepared) -> Prepared:
     """What a stage sees of the data: where a method must do without the source, all but that.
 
@@ -84,7 +96,10 @@ def part(stage: Stage, data: Prepared) -> Prepared:
     if any(kind.source_free for kind in kinds):
         data = data.only(*({*data.roles, *data.evaluation} - {"source", "source_val"}))
     for kind in kinds:
-        roles.check(stage.name, kind, data)
+        read = dict.fromkeys((*kind.roles, *kind.collects))
+        if kind.source_optional:  # What is built says whether it does without.
+            read.pop("source", None)
+        roles.check(stage.name, kind, read, data)
     return data
 
 
@@ -115,11 +130,10 @@ def fit(
     with stage.cached(model, data, device) as prepared, ExitStack() as parts:
         stage = replace(stage, validators=usable(stage.validators, prepared))
         method = stage.method(model, prepared.info)
-        trains = all(kind.trains for kind in classes(stage.method))
         # Only now: methods freeze parts too.
-        table = [(name, train * trains, total) for name, train, total in parameter_table(model, backbone)]
+        table = [(name, n * method.trains, total) for name, n, total in parameter_table(model, backbone)]
         log.info("%s", shown(table))
-        roles.check(stage.name, method, data)
+        roles.check(stage.name, type(method), (*method.roles, *method.collects), data)
         roles.warn_of_small(stage.trainer.sizes(method.roles), data)
         if stage.trainer.shard and ranks.count() > 1 and any(True for _ in model.backbone.parameters()):
             parts.enter_context(sharded(model, device))
@@ -245,9 +259,7 @@ def _trainer(
     stage: Stage, data: Prepared, folder: Path, console: Console, device: torch.device, watch: Watcher
 ) -> tuple[History, Picks, pl.Trainer]:
     settings, judges = stage.trainer, criteria(stage.validators, data, stage.metrics)
-    if settings.early_stop is not None and settings.early_stop not in judges.keys() - {"oracle"}:
-        hint = nearest(settings.early_stop, judges.keys() - {"oracle"})
-        raise UserError(f"trainer.early_stop: no validator '{settings.early_stop}'{hint}")
+    check_stop(stage, judges.keys() - {"oracle"})
     first, checkpoints = ranks.own() == 0, folder / "checkpoints" / stage.name
     history = History()
     chosen = Picks(checkpoints, judges, history, settings.early_stop, settings.patience)

@@ -185,8 +185,7 @@ class DomainData:
                 *(domains[name], labels[name], self.protocol == "split", self.target_test, self.seed)
             )
             known = self._labeled(domains[name], labels[name], train, classes)
-            if not len(known):
-                val = known
+            val = val if len(known) else known
             put("labeled", name, known)
             put("labeled_val", name, val)
             put("target", name, np.setdiff1d(train, known))

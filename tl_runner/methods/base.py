@@ -69,7 +69,7 @@ class Method(nn.Module):
     source_free: ClassVar[bool] = False
     """True for methods that adapt a trained model without its source data: they need an earlier stage or
     `init_from`, and their stage never opens the source."""
-    trains: ClassVar[bool] = True
+    trains: bool = True
     """False for methods whose steps update nothing."""
     source_optional: bool = False
     """True for losses that can do without the source but for its labels: added to a method that does not read it, they

@@ -53,25 +53,22 @@ class Combined(Method):
                     f"method.extra.{name}: {name} is more than a loss (it has passes, updates, predictions or a "
                     f"stage of its own): choose method={name}, and add the other to it"
                 )
-
-            if type(added).whole_labels and "source" in self.method.mixing:
+            if added.whole_labels and "source" in self.method.mixing:
                 raise UserError(
                     f"method.extra.{name}: {name} needs source samples of one class each: set method.mixup=0 "
                     "method.cutmix=0"
                 )
 
+        every = [self.method, *self.added().values()]
+        unread = None if "source" in self.method.roles else "source"
+
         def union(attribute: str) -> tuple[str, ...]:
-            found = [*getattr(self.method, attribute)]
-            optional = {"source"}.difference(found)
-            for added in self.added().values():
-                found += [
-                    r for r in getattr(added, attribute) if not (added.source_optional and r in optional)
-                ]
-            return tuple(dict.fromkeys(found))
+            roles = ((m, role) for m in every for role in getattr(m, attribute))
+            return tuple(dict.fromkeys(r for m, r in roles if not (m.source_optional and r == unread)))
 
         self.roles, self.collects = union("roles"), union("collects")
         self.two_views = self.method.two_views = union("two_views")
-        self.mixing = self.method.mixing
+        self.mixing, self.trains = self.method.mixing, self.method.trains
 
     def added(self) -> dict[str, Method]:
         return dict(self.extra.items())  # type: ignore[arg-type]
@@ -106,8 +103,7 @@ class Combined(Method):
             yield step
 
     def begin_epoch(self, collect: Collect) -> None:
-        self.method.begin_epoch(collect)
-        for method in self.added().values():
+        for method in (self.method, *self.added().values()):
             method.begin_epoch(collect)
 
     def predict(self, x: Tensor) -> Outputs:
